@@ -126,7 +126,7 @@ def predict_spoilt(
                 image, reference = spoilt(kinds[case.id], image, label, others, random)
                 assessment, sums = predictor.assessment(), EvidenceSums(predictor.labels)
                 labels = predictor.run(
-                    predictor.prepare(image, seen=assessment), evidence=sums, note=lambda sentence: None
+                    predictor.prepare(image, on_image=assessment), evidence=sums, note=lambda sentence: None
                 )
                 quality = assessment.finish(labels, sums.evidence())
                 dice = list(dice_of(labels, reference, predictor.labels).values())

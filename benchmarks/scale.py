@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from medseg.cluster.case_map import Workforce
+from medseg.cluster.case_map import CaseExecutor
 from medseg.data.datasets.cases import Case
 from medseg.data.patches.case_store import StoredCase
 from medseg.data.patches.class_locations import locations_table
@@ -183,7 +183,7 @@ def preparation(count: int) -> None:
             store = CaseStore(folder / f"store_{turn}", settings, LabelSets.from_annotations(labels))
             began, used = time.perf_counter(), cpu_seconds()
             program = multiprocessing.get_context("spawn").Process(
-                target=store.fill, args=(cases, Workforce(workers))
+                target=store.fill, args=(cases, CaseExecutor(workers))
             )
             program.start()
             program.join()

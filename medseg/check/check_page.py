@@ -18,7 +18,7 @@ from medseg.check.finding import Finding
 from medseg.runtime.formatting import single_line
 from medseg.runtime.machine import installed_version
 from medseg.storage.atomic import write_text
-from medseg.volumes.plausible import sizes
+from medseg.volumes.plausible import format_dimensions
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -77,7 +77,7 @@ def _shown(case: CheckedCase, findings: list[Finding]) -> dict[str, Any]:
     return {
         "id": case.id,
         "image": base64.b64encode(case.png).decode(),
-        "size": "" if grid is None else f"{sizes(grid.shape)}, {grid.axcodes}",
+        "size": "" if grid is None else f"{format_dimensions(grid.shape)}, {grid.axcodes}",
         "severity": findings[0].severity if findings else "",
         "codes": list(dict.fromkeys(finding.code for finding in findings)),
     }

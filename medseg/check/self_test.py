@@ -20,7 +20,7 @@ from medseg.check.finding import Finding
 from medseg.data.datasets.cases import Case, ReadingOptions
 from medseg.data.datasets.image_inputs import read_images
 from medseg.data.datasets.read_case import read_case_image
-from medseg.data.preprocessing.training_data import label_volumes, measure_image
+from medseg.data.preprocessing.training_data import annotated_volumes, measure_image
 from medseg.data.preprocessing.unlike_training import Deviation, image_deviations, volume_deviations
 from medseg.errors import collected_warnings
 from medseg.runtime.progress import Progress
@@ -133,7 +133,7 @@ def _volumes_unlike_training(predictor: Predictor, labels: Volume, case: Case) -
     """Yield how the volumes of predicted labels differ from those of the training cases."""
     data = predictor.saved.training_data
     if data is not None:
-        found = label_volumes(labels.data, labels.grid.voxel_volume, predictor.labels)
+        found = annotated_volumes(labels.data, labels.grid.voxel_volume, predictor.labels)
         for one in volume_deviations(found, data):
             yield _deviation(one, case)
 

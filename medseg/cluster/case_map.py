@@ -19,8 +19,8 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
-class Workforce:
-    """Where cases are worked on.
+class CaseExecutor:
+    """The processes or the cluster that apply a function to many cases, like an executor of `concurrent.futures`.
 
     Attributes:
         processes: Largest number of processes of this machine; 0 works in this process; None is one per core if the files are
@@ -98,7 +98,7 @@ class Workforce:
         Returns:
             One outcome per item, in the order of the items.
 
-        >>> Workforce().map(len, ["ab", "c"], ["first", "second"], files=[])
+        >>> CaseExecutor().map(len, ["ab", "c"], ["first", "second"], files=[])
         [2, 1]
         """
         found: dict[int, _Result | MedsegError] = {}
@@ -110,7 +110,7 @@ class Workforce:
         return [found[index] for index in range(len(items))]
 
 
-HERE = Workforce()
+THIS_PROCESS = CaseExecutor()
 """This process alone."""
 
 

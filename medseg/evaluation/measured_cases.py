@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from medseg.cluster.case_map import Workforce
+from medseg.cluster.case_map import CaseExecutor
 from medseg.errors import MedsegError
 from medseg.evaluation.instances.instance_options import DEFAULT_INSTANCE_OPTIONS, InstanceOptions
 from medseg.evaluation.instances.pairs import InstancePair, evaluate_instance_cases
@@ -74,4 +74,4 @@ def measured_cases(
         ResourceError: The cluster cannot be reached, or the connection was lost.
     """
     names = [pair.case or "evaluate" for pair in pairs]
-    yield from Workforce(cluster=cluster).outcomes(measure, pairs, names, files=[])
+    yield from CaseExecutor(cluster=cluster).outcomes(measure, pairs, names, files=[])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.cluster.case_map import Workforce
+from medseg.cluster.case_map import CaseExecutor
 from medseg.data.datasets.cases import Dataset, require_each_channel
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.phantom import write_phantoms
@@ -243,7 +243,7 @@ def resolve_preprocessing(
             labels,
             measured,
             known=experiment.data.fingerprint,
-            workforce=preparation_workforce(experiment, cluster),
+            executor=preparation_executor(experiment, cluster),
             progress=progress,
         )
     return Preprocessing(
@@ -286,7 +286,7 @@ def _given_intensities(
     return found
 
 
-def preparation_workforce(experiment: ExperimentConfig, cluster: str | None = None) -> Workforce:
+def preparation_executor(experiment: ExperimentConfig, cluster: str | None = None) -> CaseExecutor:
     """Return where cases are read and prepared: on a cluster, or in as many processes as ``train.workers`` says."""
     workers = experiment.train.workers
-    return Workforce(None if workers == "auto" else workers, cluster)
+    return CaseExecutor(None if workers == "auto" else workers, cluster)

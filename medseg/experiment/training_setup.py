@@ -38,7 +38,7 @@ from medseg.experiment.resolve_data import (
     find_dataset,
     label_sets_of,
     labels_of,
-    preparation_workforce,
+    preparation_executor,
     resolve_preprocessing,
     with_absolute_paths,
 )
@@ -387,15 +387,15 @@ class TrainingSetup:
         folder = self._store
         check_space(folder, cases, self.preprocessing)
         store = CaseStore(folder, self.preprocessing, self.label_sets, self.first_stage, self._image_type)
-        workforce = preparation_workforce(self.experiment, self.cluster)
+        executor = preparation_executor(self.experiment, self.cluster)
         own = cases[self.processes.rank :: self.processes.size]
         if self.cluster is not None:
             own = cases if self.processes.is_main else ()
-        parts = self.processes.gather(lambda: store.outcomes(own, workforce, self.progress))
+        parts = self.processes.gather(lambda: store.outcomes(own, executor, self.progress))
         prepared = stored_or_raise(folder, [outcome for part in parts for outcome in part])
         lost = {case.id for case in prepared if not case.folder.is_dir()}  # on the disk of another machine
-        workforce = preparation_workforce(self.experiment)
-        here = store.fill([case for case in cases if case.id in lost], workforce) if lost else []
+        executor = preparation_executor(self.experiment)
+        here = store.fill([case for case in cases if case.id in lost], executor) if lost else []
         return [*(case for case in prepared if case.id not in lost), *here]
 
     def _check_prepared(self, cases: list[StoredCase]) -> None:

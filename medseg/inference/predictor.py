@@ -268,12 +268,14 @@ class Predictor:
                 "which sees whole slices. Leave it out, or use a 3D model."
             )
 
-    def prepare(self, source: Source, *, seen: Callable[[Volume], None] | None = None) -> PreparedPrediction:
+    def prepare(
+        self, source: Source, *, on_image: Callable[[Volume], None] | None = None
+    ) -> PreparedPrediction:
         """Read and prepare an image, which is the first half of a call and does not run the network.
 
         Args:
             source: A volume, a file, a DICOM folder, one file per channel, or a case.
-            seen: Called with the image as it was read; None for nothing.
+            on_image: Called with the image as it was read; None for nothing.
 
         Returns:
             The prepared image `(c, Z, X, Y)`, and the label map on the grid of the file, which `run` fills. The first
@@ -285,8 +287,8 @@ class Predictor:
         """
         with self.network.exclusive:
             volume, where = self.read(source)
-            if seen is not None:
-                seen(volume)
+            if on_image is not None:
+                on_image(volume)
             return self._prepare(volume, where, source)
 
     def _prepare(self, volume: Volume, where: str, source: Source | None = None) -> PreparedPrediction:
@@ -385,7 +387,7 @@ class Predictor:
         """
         assessment = self.assessment()
         evidence = self.evidence_sums() if self.quality is not None else None
-        labels = self.run(self.prepare(source, seen=assessment), progress=progress, evidence=evidence)
+        labels = self.run(self.prepare(source, on_image=assessment), progress=progress, evidence=evidence)
         return AssessedLabels(
             labels, assessment.finish(labels, None if evidence is None else evidence.evidence())
         )
@@ -394,16 +396,16 @@ class Predictor:
         """Return an object that adds up the evidence of a case, for `run`."""
         return EvidenceSums(self.labels, self.engine.rule)
 
-    def assessment(self, then: Callable[[Volume], None] | None = None) -> Assessment:
+    def assessment(self, on_image: Callable[[Volume], None] | None = None) -> Assessment:
         """Return the assessment of one case, to be called with its image and then with its prediction.
 
         Args:
-            then: Called with the image, too; None for nothing.
+            on_image: Called with the image, too; None for nothing.
 
         Returns:
-            The assessment, as `prepare` takes it for `seen`.
+            The assessment, as `prepare` takes it for `on_image`.
         """
-        return Assessment(self.saved, self.labels, self.quality, then)
+        return Assessment(self.saved, self.labels, self.quality, on_image)
 
     def logit_sampler(self, case: Case) -> LogitSampler:
         """Return an object that records a sample of the logits of a case with a reference, for `run`.

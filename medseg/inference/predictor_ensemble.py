@@ -34,11 +34,11 @@ class Unprepared:
 
     Attributes:
         source: As for `Predictor.prepare`.
-        seen: Called with the image as each model read it; None for nothing.
+        on_image: Called with the image as each model read it; None for nothing.
     """
 
     source: Source
-    seen: Callable[[Volume], None] | None = None
+    on_image: Callable[[Volume], None] | None = None
 
 
 class PredictorEnsemble:
@@ -79,17 +79,17 @@ class PredictorEnsemble:
         """Segment an image; see `Predictor.__call__`."""
         return self.run(self.prepare(source), progress=progress)
 
-    def prepare(self, source: Source, *, seen: Callable[[Volume], None] | None = None) -> Unprepared:
+    def prepare(self, source: Source, *, on_image: Callable[[Volume], None] | None = None) -> Unprepared:
         """Return the image itself: every model prepares it in its own way, one after the other.
 
         Args:
             source: As for `Predictor.prepare`.
-            seen: Called by `run` with the image as each model read it; None for nothing.
+            on_image: Called by `run` with the image as each model read it; None for nothing.
 
         Returns:
             What `run` takes.
         """
-        return Unprepared(source, seen)
+        return Unprepared(source, on_image)
 
     def run(
         self,
@@ -108,7 +108,7 @@ class PredictorEnsemble:
             paths = [Path(folder) / f"{index}.nii" for index in range(len(self.predictors))]
             for predictor, path in zip(self.predictors, paths, strict=True):
                 labels = predictor.run(
-                    predictor.prepare(prepared.source, seen=prepared.seen),
+                    predictor.prepare(prepared.source, on_image=prepared.on_image),
                     progress=progress,
                     probabilities=path,
                     note=note,
@@ -142,10 +142,10 @@ class PredictorEnsemble:
         """Nothing, because a quality model is fitted to the predictions of one model folder."""
         return None
 
-    def assessment(self, then: Callable[[Volume], None] | None = None) -> Assessment:
+    def assessment(self, on_image: Callable[[Volume], None] | None = None) -> Assessment:
         """Return the assessment of one case, with flags from the first model's training data; see `Predictor.assessment`."""
         first = self.predictors[0]
-        return Assessment(first.saved, first.labels, None, then)
+        return Assessment(first.saved, first.labels, None, on_image)
 
 
 def require_same_task(predictors: Sequence[Predictor]) -> None:

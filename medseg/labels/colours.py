@@ -35,6 +35,11 @@ def colour_to_hex(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
+def colour_to_css(colour: Colour) -> str:
+    """Return a colour as CSS: ``rgb(31, 81, 204)``."""
+    return "rgb({}, {}, {})".format(*colour)
+
+
 def colour_from_hex(text: str) -> Colour:
     """Return the colour that ``#rrggbb`` stands for; the number sign may be missing.
 

@@ -76,7 +76,7 @@ def component_sizes(components: NDArray[Any], count: int) -> NDArray[np.int64]:
 
 
 def keep_largest_components(
-    classes: NDArray[Any], wanted: Sequence[int], *, together: bool = False
+    classes: NDArray[Any], selected: Sequence[int], *, together: bool = False
 ) -> NDArray[Any]:
     """Set all but the largest connected component to background.
 
@@ -84,8 +84,8 @@ def keep_largest_components(
 
     Args:
         classes: Class indices `(X, Y, Z)`; not modified.
-        wanted: Classes to clean; other classes are left unchanged.
-        together: Keep one component of the union of `wanted` instead of one per class.
+        selected: Classes to clean; other classes are left unchanged.
+        together: Keep one component of the union of `selected` instead of one per class.
 
     Returns:
         A cleaned copy of `classes`.
@@ -97,14 +97,14 @@ def keep_largest_components(
     from scipy import ndimage
 
     result = classes.copy()
-    groups = [list(wanted)] if together else [[value] for value in wanted]
+    groups = [list(selected)] if together else [[value] for value in selected]
     # One pass finds the boxes of all classes, so that each is then searched in its own box.
-    boxes = ndimage.find_objects(classes, max_label=max(wanted, default=0))
+    boxes = ndimage.find_objects(classes, max_label=max(selected, default=0))
     for group in groups:
-        found = [boxes[value - 1] for value in group if boxes[value - 1] is not None]
-        if not found:
+        present = [boxes[value - 1] for value in group if boxes[value - 1] is not None]
+        if not present:
             continue
-        box = union_of_boxes(found, classes.shape)
+        box = union_of_boxes(present, classes.shape)
         mask = _inside(classes[box], group)
         components, count = connected_components(mask)
         del mask

@@ -19,7 +19,7 @@ from medseg.planning.propose import Proposal
 from medseg.planning.training_length import AIMED_STEPS
 from medseg.runtime.formatting import format_duration, percent, pluralise
 from medseg.train.settings import seconds_of
-from medseg.train.timing.nominal_processor import described, step_seconds
+from medseg.train.timing.nominal_processor import nominal_cores_in_words, step_seconds
 from medseg.train.timing.step_estimate import fitting_in_words
 
 _ORIENTATION = "RAS"
@@ -336,7 +336,7 @@ def planned_time(p: Proposal, other: OtherModel | None) -> str | None:
         return None
     flops *= 1 if other is None else math.prod(patch)
     seconds = step_seconds(flops, _batch(p, other).value)
-    step = f"a step takes about {format_duration(seconds)} on {described()}"
+    step = f"a step takes about {format_duration(seconds)} on {nominal_cores_in_words()}"
     if length.max_time is None:
         return f"{step}, {length.total_steps:,} steps {format_duration(seconds * (length.total_steps or 0))}"
     return f"{step}; {fitting_in_words(int(seconds_of(length.max_time) / seconds), seconds, length.max_time)}"

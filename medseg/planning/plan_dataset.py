@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from medseg.cluster.case_map import Workforce
+from medseg.cluster.case_map import CaseExecutor
 from medseg.data.datasets.cases import UNDECIDED, Dataset, ReadingOptions
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.fingerprint.fingerprint import Fingerprint
@@ -156,7 +156,7 @@ def plan(
     stored = None if cache is None else Path(cache).resolve()
     source = DatasetSource(Path(dataset).resolve(), layout, reading or UNDECIDED, stored)
     found = read_dataset(dataset if cluster is None else source.path, layout, reading)
-    measured = fingerprint(found, workforce=Workforce(workers, cluster), cache=cache, progress=progress)
+    measured = fingerprint(found, executor=CaseExecutor(workers, cluster), cache=cache, progress=progress)
     preset = options.chosen_preset
     budget = choose_budget(preset, options.memory, options.device)
     length = TrainingLength(budget.on_gpu, options.steps, options.time)

@@ -20,9 +20,9 @@ from medseg.evaluation.label_maps.metric_catalog import CATALOG
 from medseg.evaluation.label_maps.metrics import LabelMetrics
 from medseg.evaluation.label_maps.table import Table
 from medseg.evaluation.statistics.table_intervals import cautions
-from medseg.labels.colours import Colour, distinct_colour
+from medseg.labels.colours import Colour, colour_to_css, distinct_colour
 from medseg.report.report_case import ReportCase
-from medseg.report.report_page import MAX_BYTES, ReportPage, css, format_interval, number
+from medseg.report.report_page import MAX_BYTES, ReportPage, format_figure, format_interval
 from medseg.report.svg_plots import bland_altman, line_plot, reliability_plot, strip_plot
 from medseg.runtime.formatting import single_line
 from medseg.runtime.progress import Progress
@@ -100,17 +100,17 @@ def _summary(result: Table | FoldTable, table: Table) -> list[tuple[str, str, st
     subjects = len(set(table.subject_of.values()))
     tiles = [
         (
-            number(means["dice"]),
+            format_figure(means["dice"]),
             "foreground mean Dice",
             f"95 % interval {format_interval(intervals['dice'])}",
         ),
         (
-            number(means["surface_dice"]),
+            format_figure(means["surface_dice"]),
             f"surface Dice at {table.options.tolerance_mm:g} mm",
             f"95 % interval {format_interval(intervals['surface_dice'])}",
         ),
         (
-            f"{number(means['hd95_mm'], 2)} mm",
+            f"{format_figure(means['hd95_mm'], 2)} mm",
             "HD95",
             f"95 % interval {format_interval(intervals['hd95_mm'], 2)}",
         ),
@@ -120,7 +120,7 @@ def _summary(result: Table | FoldTable, table: Table) -> list[tuple[str, str, st
         mean, sd = result.over_folds("dice")
         tiles.append(
             (
-                f"{number(mean)} ± {number(sd)}",
+                f"{format_figure(mean)} ± {format_figure(sd)}",
                 f"Dice over {len(result.by_fold)} folds",
                 "mean ± standard deviation",
             )
@@ -135,7 +135,7 @@ def _label_rows(table: Table, colours: Mapping[str, Colour]) -> list[dict[str, A
         rows.append(
             {
                 "name": name,
-                "colour": css(colours.get(name, distinct_colour(place))),
+                "colour": colour_to_css(colours.get(name, distinct_colour(place))),
                 "n": own["dice"].n,
                 "missed": own["hd95_mm"].infinite,
                 "dice": own["dice"],
@@ -195,7 +195,7 @@ def _plots(table: Table, colours: Mapping[str, Colour]) -> dict[str, Any]:
         "agreement": [
             {
                 "name": name,
-                "colour": css(chosen[name]),
+                "colour": colour_to_css(chosen[name]),
                 "n": one.cases,
                 "figures": [
                     (one.bias, format_interval(one.bias_interval, 2, sign=True)),
@@ -224,7 +224,7 @@ def _calibration(result: Table | FoldTable) -> dict[str, Any] | None:
         rows.append(("Brier score", where, before.brier, after.brier))
         rows.append(("negative log-likelihood", where, before.nll, after.nll))
     return {
-        "temperatures": ", ".join(number(one) for one in found.temperatures),
+        "temperatures": ", ".join(format_figure(one) for one in found.temperatures),
         "cases": found.cases,
         "limit_note": found.limit_note,
         "rows": rows,

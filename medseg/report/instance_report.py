@@ -15,10 +15,10 @@ from medseg.evaluation.instances.metrics import InstanceMetrics, pool_counts
 from medseg.evaluation.instances.size_classes import size_names
 from medseg.evaluation.instances.table import InstanceRow, InstanceTable
 from medseg.evaluation.statistics.table_intervals import cautions
-from medseg.labels.colours import distinct_colour
+from medseg.labels.colours import colour_to_css, distinct_colour
 from medseg.report.evaluation_report import ReportContext
 from medseg.report.report_case import ReportCase
-from medseg.report.report_page import MAX_BYTES, ReportPage, css, format_interval, number
+from medseg.report.report_page import MAX_BYTES, ReportPage, format_figure, format_interval
 from medseg.report.svg_plots import strip_plot
 from medseg.runtime.formatting import single_line
 from medseg.runtime.progress import Progress
@@ -71,7 +71,7 @@ def write_instance_report(
         labels=[
             {
                 "name": name,
-                "colour": css(colours[name]),
+                "colour": colour_to_css(colours[name]),
                 "metrics": found,
                 "interval": format_interval(table.intervals[name]["f1"]),
             }
@@ -97,7 +97,10 @@ def _summary(table: InstanceTable) -> list[tuple[str, str, str]]:
     interval = table.intervals[""].get("f1")
     remarks = {"f1": f"95 % interval {format_interval(interval)}"} if interval else {}
     return [
-        *((number(means[metric]), title, remarks.get(metric, how)) for metric, title in _TILES.items()),
+        *(
+            (format_figure(means[metric]), title, remarks.get(metric, how))
+            for metric, title in _TILES.items()
+        ),
         (str(counts["references"]), "references", f"{counts['predictions']} predictions"),
         (str(len(table.cases)), "cases", ""),
     ]

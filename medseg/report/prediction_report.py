@@ -20,10 +20,10 @@ from medseg.inference.cohort.output_files import OutputFiles
 from medseg.inference.cohort.written_files import uncertainty_path
 from medseg.inference.quality.case_quality import CaseQuality
 from medseg.io.files import read, read_labels
-from medseg.labels.colours import Colour, distinct_colour
+from medseg.labels.colours import Colour, colour_to_css, distinct_colour
 from medseg.labels.label_table import Labels
 from medseg.report.report_case import ReportCase
-from medseg.report.report_page import MAX_BYTES, ReportPage, css, number
+from medseg.report.report_page import MAX_BYTES, ReportPage, format_figure
 from medseg.report.svg_plots import strip_plot
 from medseg.runtime.formatting import single_line
 from medseg.runtime.progress import Progress
@@ -162,10 +162,10 @@ def _label_rows(rows: Sequence[Mapping[str, Any]], labels: Labels) -> list[dict[
         found.append(
             {
                 "name": name,
-                "colour": css(colours.get(name, distinct_colour(place))),
+                "colour": colour_to_css(colours.get(name, distinct_colour(place))),
                 "n": present.size,
                 "absent": len(by_case) - present.size,
-                "volumes": [number(None if ml is None else float(ml), 2) for ml in middle],
+                "volumes": [format_figure(None if ml is None else float(ml), 2) for ml in middle],
             }
         )
     return found

@@ -26,7 +26,7 @@ class ReportCase:
     open: Callable[[], ViewerCase] | None = None
     notes: tuple[str, ...] = field(default=())
 
-    def shown(self, max_bytes: int) -> dict[str, Any]:
+    def page_content(self, max_bytes: int) -> dict[str, Any]:
         """Return a thumbnail and the content of the viewer.
 
         Args:

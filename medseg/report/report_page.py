@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +52,7 @@ class ReportPage:
             For the template: ``thumbnail``, ``view`` (the number of the viewer, None without one), ``problem`` and
             ``notes``.
         """
-        found = case.shown(self._each)
+        found = case.page_content(self._each)
         view = None
         if found["viewer"] is not None:
             view = len(self._views)
@@ -82,7 +81,12 @@ class ReportPage:
         from jinja2 import Environment, FileSystemLoader
 
         environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
-        environment.filters |= {"line": single_line, "number": number, "p": p_value, "sortable": sortable}
+        environment.filters |= {
+            "line": single_line,
+            "number": format_figure,
+            "p": p_value,
+            "sortable": sortable,
+        }
         script = (_FOLDER / "report.js").read_text(encoding="utf-8")
         shell = {"page": viewer_shell(), "title": SHELL_TITLE, "case": SHELL_CASE} if self._views else None
         scripts = (script, *(viewer_scripts() if self._views else ()))
@@ -122,7 +126,7 @@ def remove_outdated_page(path: str | Path, kind: Literal["Evaluation", "Comparis
     return True
 
 
-def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+def format_figure(value: float | None, digits: int = 3, sign: bool = False) -> str:
     """Return a number as the page shows it.
 
     Args:
@@ -134,8 +138,10 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
         Text; a dash for an unknown number.
 
     Examples:
-        >>> number(0.12345), number(-2.0, 1, True), number(-0.001, 2), number(float("inf")), number(None)
-        ('0.123', '−2.0', '0.00', '∞', '–')
+        >>> format_figure(0.12345), format_figure(-2.0, 1, True), format_figure(-0.001, 2), format_figure(None)
+        ('0.123', '−2.0', '0.00', '–')
+        >>> format_figure(float("inf")), format_figure(float("-inf"))
+        ('∞', '−∞')
     """
     if value is None or math.isnan(value):
         return "–"
@@ -159,7 +165,7 @@ def format_interval(interval: Interval, digits: int = 3, *, sign: bool = False) 
     """
     if math.isnan(interval.low):
         return "unknown"
-    return f"{number(interval.low, digits, sign)} to {number(interval.high, digits, sign)}"
+    return f"{format_figure(interval.low, digits, sign)} to {format_figure(interval.high, digits, sign)}"
 
 
 def p_value(value: float) -> str:
@@ -175,11 +181,17 @@ def p_value(value: float) -> str:
         >>> p_value(0.01234), p_value(1e-6), p_value(float("nan"))
         ('0.0123', '< 0.0001', '–')
     """
-    return "< 0.0001" if value < 0.0001 else number(value, 4)
+    return "< 0.0001" if value < 0.0001 else format_figure(value, 4)
 
 
 def sortable(value: float) -> str:
-    """Return a number as JavaScript reads it; an unknown one is empty.
+    """Return a number as JavaScript reads it.
+
+    Args:
+        value: The number; NaN is unknown.
+
+    Returns:
+        Text; empty for an unknown number.
 
     Examples:
         >>> sortable(0.5), sortable(float("-inf")), sortable(float("nan"))
@@ -188,8 +200,3 @@ def sortable(value: float) -> str:
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
     return "" if math.isnan(value) else f"{value:.6g}"
-
-
-def css(colour: Sequence[int]) -> str:
-    """Return a colour as CSS."""
-    return "rgb({}, {}, {})".format(*colour)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medseg.evaluation.calibration.reliability import Bin
 from medseg.evaluation.statistics.agreement import Agreement
-from medseg.labels.colours import Colour
+from medseg.labels.colours import Colour, colour_to_css
 
 _WIDTH, _ROW, _LEFT, _RIGHT = 760, 26, 190, 20
 _INK, _GRID, _PALE = "#2d3748", "#e2e8f0", "#cbd5e0"
@@ -52,7 +52,7 @@ def strip_plot(
         if not known:
             continue
         first, median, third = np.percentile(list(known.values()), (25, 50, 75))
-        colour = _css(colours.get(name, (43, 108, 176)))
+        colour = colour_to_css(colours.get(name, (43, 108, 176)))
         parts.append(
             f'<rect x="{x(first):.1f}" y="{y - 8:.1f}" width="{max(x(third) - x(first), 1):.1f}" height="16" rx="3" '
             f'fill="{colour}" opacity="0.2"/>'
@@ -119,7 +119,7 @@ def bland_altman(
         )
     for case, one, two in zip(cases, mean, difference, strict=True):
         parts.append(
-            f'<circle cx="{x(float(one)):.1f}" cy="{y(float(two)):.1f}" r="3" fill="{_css(colour)}" opacity="0.75">'
+            f'<circle cx="{x(float(one)):.1f}" cy="{y(float(two)):.1f}" r="3" fill="{colour_to_css(colour)}" opacity="0.75">'
             f"<title>{escape(case)}: {float(two):+.4g}</title></circle>"
         )
     parts.append(
@@ -241,10 +241,6 @@ def _padded(values: Array | Sequence[float]) -> tuple[float, float]:
 
 def _tick(value: float) -> str:
     return f"{value:.6g}".replace("-", "−")
-
-
-def _css(colour: Colour) -> str:
-    return "rgb({}, {}, {})".format(*colour)
 
 
 def _vertical(x: float, bottom: float, text: str) -> str:

@@ -24,16 +24,16 @@ _INSIDE: list[Any] = []
 
 
 @contextmanager
-def keep_freed_memory(wanted: bool = True) -> Iterator[None]:
+def keep_freed_memory(enabled: bool = True) -> Iterator[None]:
     """Keep freed memory within the process inside this context, and return it to the system afterwards.
 
     Peak memory may grow, because a new block may fit into none of the freed ones, so this is not for tight budgets.
     Contexts may be nested and used by several threads; the last one that ends returns the memory.
 
     Args:
-        wanted: False has no effect; nor has True if the C library is not glibc.
+        enabled: False has no effect; nor has True if the C library is not glibc.
     """
-    library = _glibc() if wanted else None
+    library = _glibc() if enabled else None
     if library is None:
         yield
         return

@@ -34,15 +34,15 @@ class StopRequest:
     """Context in which the first stop signal is only recorded; the second acts at once.
 
     Args:
-        again: Only record further signals, too, because torchrun passes on to each process what a scheduler or Ctrl-C
+        record_all: Only record further signals, too, because torchrun passes on to each process what a scheduler or Ctrl-C
             has already sent to all of them.
 
     Attributes:
         received: Number of the signal; None if there was none. Outside the main thread, signals are left alone.
     """
 
-    def __init__(self, *, again: bool = False) -> None:
-        self.again = again
+    def __init__(self, *, record_all: bool = False) -> None:
+        self._record_all = record_all
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -62,7 +62,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        if not self.again:
+        if not self._record_all:
             self._restore()
 
     def _restore(self) -> None:

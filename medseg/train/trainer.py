@@ -187,7 +187,7 @@ class Trainer:
                 closing(ReportLog(self.run.folder, self.step, silent=not self.distributed.is_main))
             )
             stack.enter_context(self._loggers.session(self.run.folder, self.run.settings))
-            stop = stack.enter_context(StopRequest(again=self.distributed.size > 1))
+            stop = stack.enter_context(StopRequest(record_all=self.distributed.size > 1))
             self._began = time.perf_counter() - self.seconds
             self._meter, self._bad_steps = Meter.restored(self._measured), 0
             batches, planner = stack.enter_context(closing(self._batches())), self._step_planner()

@@ -18,7 +18,7 @@ from medseg.train.distributed_training import Distributed
 from medseg.train.reports.reporting import ReportLog
 from medseg.train.to_device import ToDevice
 
-PICTURE = "validation/image_reference_prediction"
+IMAGE_NAME = "validation/image_reference_prediction"
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def validate(
     patches: PatchDataset,
     label_sets: LabelSets,
     batch_size: int,
-    team: Distributed,
+    distributed: Distributed,
     log: ReportLog,
     step: int,
 ) -> dict[str, float]:
@@ -41,7 +41,7 @@ def validate(
         patches: The held-out patches.
         label_sets: Classes that each value of the patches' label maps may stand for.
         batch_size: Batch size of one process.
-        team: The processes.
+        distributed: The processes.
         log: Log that gets the image.
         step: Optimiser step for the log.
 
@@ -49,22 +49,22 @@ def validate(
         Dice by name; NaN for a label that neither occurs nor was predicted.
     """
     model.eval()
-    labels, device = label_sets.labels, team.fabric.device
+    labels, device = label_sets.labels, distributed.fabric.device
     to_device = ToDevice(patches, device, model.spatial_dims)
     counts = torch.zeros(label_sets.num_values, len(labels.evaluated) + 1, dtype=torch.int64, device=device)
-    steps = range(len(patches) // (batch_size * team.size))
-    own = Batches(steps, batch_size, rank=team.rank, processes=team.size)
+    steps = range(len(patches) // (batch_size * distributed.size))
+    own = Batches(steps, batch_size, rank=distributed.rank, processes=distributed.size)
     for number, batch in enumerate(load_batches(patches, own, workers=0)):
         moved = to_device(batch)
-        with team.fabric.autocast():
+        with distributed.fabric.autocast():
             logits = model(moved["image"])
         counts += _counted(logits, moved["label"], label_sets)
         if number == 0:
             image, label = moved["image"].cpu(), moved["label"].cpu()
             known = torch.where(label < len(labels), label, 0)
             predicted = predicted_classes(logits, labels).cpu()
-            log.add_image(PICTURE, validation_image(image, known, predicted, labels), step)
-    dice = dice_of(team.sum(counts), label_sets)
+            log.add_image(IMAGE_NAME, validation_image(image, known, predicted, labels), step)
+    dice = dice_of(distributed.sum(counts), label_sets)
     return {one.name: float(value) for one, value in zip(labels.evaluated, dice, strict=True)}
 
 

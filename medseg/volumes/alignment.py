@@ -9,7 +9,7 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.volumes.grid import EQUAL_WITHIN_VOXELS, Grid
-from medseg.volumes.plausible import sizes
+from medseg.volumes.plausible import format_dimensions
 from medseg.volumes.volume import Volume
 
 
@@ -62,6 +62,6 @@ def align_to_grid(
 
 
 def _description(grid: Grid) -> str:
-    shape, spacing = sizes(grid.shape), sizes(grid.spacing)
+    shape, spacing = format_dimensions(grid.shape), format_dimensions(grid.spacing)
     first = ", ".join(f"{place:.6g}" for place in grid.affine[:3, 3])
     return f"{shape} voxels of {spacing} mm, {grid.axcodes}, first voxel at ({first}) mm"

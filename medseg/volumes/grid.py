@@ -246,13 +246,15 @@ class Grid:
         return f"Grid(shape={self.shape}, spacing=({spacing}) mm, {self.axcodes})"
 
 
-def shape_at_spacing(shape: Sequence[int], old: Sequence[float], new: Sequence[float]) -> tuple[int, ...]:
+def shape_at_spacing(
+    shape: Sequence[int], spacing: Sequence[float], new_spacing: Sequence[float]
+) -> tuple[int, ...]:
     """Return the number of voxels that cover a field of view at another spacing, at least 1 per axis.
 
     Args:
         shape: Number of voxels along each axis.
-        old: Their spacing, mm.
-        new: The other spacing, mm.
+        spacing: Their spacing, mm.
+        new_spacing: The other spacing, mm.
 
     Returns:
         Number of voxels along each axis.
@@ -261,7 +263,9 @@ def shape_at_spacing(shape: Sequence[int], old: Sequence[float], new: Sequence[f
         >>> shape_at_spacing((512, 512, 80), (0.8, 0.8, 5), (1.5, 1.5, 1.5))
         (273, 273, 267)
     """
-    return tuple(max(1, round(o / n * size)) for size, o, n in zip(shape, old, new, strict=True))
+    return tuple(
+        max(1, round(old / new * size)) for size, old, new in zip(shape, spacing, new_spacing, strict=True)
+    )
 
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:

@@ -33,7 +33,7 @@ def check_plausible(grid: Grid, where: str | Path) -> None:
     """
     if max(grid.spacing) > LARGEST_SPACING_MM:
         raise DataError(
-            f"{where}: voxel size: found {sizes(grid.spacing)} mm, expected at most {LARGEST_SPACING_MM:g} mm. {_UNITS}."
+            f"{where}: voxel size: found {format_dimensions(grid.spacing)} mm, expected at most {LARGEST_SPACING_MM:g} mm. {_UNITS}."
         )
     degrees = math.degrees(math.asin(min(1.0, grid.shear)))
     if degrees > LARGEST_SHEAR_DEGREES:
@@ -49,37 +49,41 @@ def check_plausible(grid: Grid, where: str | Path) -> None:
     edges = [size for size, count in zip(grid.spacing, grid.shape, strict=True) if count > 1]
     if edges and max(edges) > LARGEST_ANISOTROPY * min(edges):
         warn_once(
-            f"{where}: voxel size: found {sizes(grid.spacing)} mm, expected edges that differ at most {LARGEST_ANISOTROPY:g} times. "
+            f"{where}: voxel size: found {format_dimensions(grid.spacing)} mm, expected edges that differ at most {LARGEST_ANISOTROPY:g} times. "
             "Check the header: an axis may be in other units."
         )
 
 
 def check_resampling(
-    shape: Sequence[int], old: Sequence[float], wanted: Sequence[int], new: Sequence[float], where: str | Path
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    new_shape: Sequence[int],
+    new_spacing: Sequence[float],
+    where: str | Path,
 ) -> None:
     """Raise if resampling would create an absurd number of voxels, or lose an axis.
 
     Args:
         shape: Voxels of the image.
-        old: Their spacing, mm.
-        wanted: Voxels after resampling.
-        new: Their spacing, mm.
+        spacing: Their spacing, mm.
+        new_shape: Voxels after resampling.
+        new_spacing: Their spacing, mm.
         where: File or case, for messages.
 
     Raises:
         DataError: There would be more than 2^33 voxels, more than 2^26 and a thousand times those of the image, or a long
             axis of a single voxel.
     """
-    count, factor = math.prod(wanted), math.prod(wanted) / math.prod(shape)
+    count, factor = math.prod(new_shape), math.prod(new_shape) / math.prod(shape)
     grows = count > _MOST_VOXELS or (count > _MANY_VOXELS and factor > _LARGEST_FACTOR)
-    vanishes = any(n >= _LONG_AXIS and m == 1 for n, m in zip(shape, wanted, strict=True))
+    vanishes = any(n >= _LONG_AXIS and m == 1 for n, m in zip(shape, new_shape, strict=True))
     if grows or vanishes:
         raise DataError(
-            f"{where}: voxel size: found {sizes(old)} mm ({sizes(shape)} voxels), expected one near the {sizes(new)} mm of the model, "
-            f"at which the image has {sizes(wanted)} voxels. {_UNITS}."
+            f"{where}: voxel size: found {format_dimensions(spacing)} mm ({format_dimensions(shape)} voxels), expected one near the {format_dimensions(new_spacing)} mm of the model, "
+            f"at which the image has {format_dimensions(new_shape)} voxels. {_UNITS}."
         )
 
 
-def sizes(values: Sequence[float]) -> str:
-    """Return sizes as text, such as ``512x512x80``."""
+def format_dimensions(values: Sequence[float]) -> str:
+    """Return sizes along the axes as text, such as ``512x512x80``."""
     return "x".join(f"{value:.6g}" for value in values)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from medseg.cluster.case_map import Workforce
+from medseg.cluster.case_map import CaseExecutor
 from medseg.cluster.dask_cluster import connected
 from medseg.errors import DataError, DataWarning, DiskFullError, MedsegError, ResourceError, warn_once
 
@@ -36,7 +36,7 @@ def test_a_cluster_does_what_one_process_does():
         with connected("local:2") as again:
             assert again is client
         with pytest.warns(DataWarning, match="found a four"):
-            found = Workforce(cluster="local:2").map(
+            found = CaseExecutor(cluster="local:2").map(
                 half, [2, 1, 4, 6], NAMES, [], progress=lambda *news: seen.append(news)
             )
         assert [found[0], *found[2:]] == [1, 2, 3]
@@ -45,21 +45,21 @@ def test_a_cluster_does_what_one_process_does():
         assert [news[:2] for news in seen] == [(n, 4) for n in (1, 2, 3, 4)]
         assert sorted(news[2] for news in seen) == NAMES
         with pytest.raises(DiskFullError):
-            Workforce(cluster="local:2").map(half, [2, 99], NAMES[:2], [])
-        found = Workforce(cluster="local:2").map(half, [13, 8], ["thirteen", "eight"], [])
+            CaseExecutor(cluster="local:2").map(half, [2, 99], NAMES[:2], [])
+        found = CaseExecutor(cluster="local:2").map(half, [13, 8], ["thirteen", "eight"], [])
         assert isinstance(found[0], MedsegError)
         assert str(found[0]).startswith("thirteen: the worker ended")
         assert found[1] == 4
-        found = Workforce(cluster="local:2").map(half, [17, 8], ["large", "eight"], [])
+        found = CaseExecutor(cluster="local:2").map(half, [17, 8], ["large", "eight"], [])
         assert isinstance(found[0], ResourceError)
         assert str(found[0]).startswith("large: found too little memory (Unable to allocate 9. TiB)")
         assert found[1] == 4
-    assert Workforce(cluster="local:2").map(half, [], [], []) == []
+    assert CaseExecutor(cluster="local:2").map(half, [], [], []) == []
 
 
 def test_without_a_cluster_the_processes_are_those_of_this_machine():
-    here = Workforce().map(half, [2, 1], NAMES[:2], [])
+    here = CaseExecutor().map(half, [2, 1], NAMES[:2], [])
     assert here[0] == 1
     assert isinstance(here[1], DataError)
-    assert Workforce(2).map(half, [2, 6], NAMES[:2], []) == [1, 3]
-    assert Workforce(None).map(half, [8], NAMES[:1], []) == [4]
+    assert CaseExecutor(2).map(half, [2, 6], NAMES[:2], []) == [1, 3]
+    assert CaseExecutor(None).map(half, [8], NAMES[:1], []) == [4]

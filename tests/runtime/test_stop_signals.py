@@ -26,7 +26,7 @@ def test_the_second_signal_acts_at_once(number):
 
 def test_forwarded_signal_ends_none_of_several_processes():
     before = [signal.getsignal(number) for number in SIGNALS]
-    with StopRequest(again=True) as stop:
+    with StopRequest(record_all=True) as stop:
         for number in SIGNALS * 2:
             os.kill(os.getpid(), number)
             assert stop.received == number

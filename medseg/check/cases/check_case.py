@@ -22,7 +22,7 @@ from medseg.runtime.formatting import format_number, pluralise
 from medseg.viz.thumbnails import thumbnail
 from medseg.volumes.grid import Grid, reorientation_like
 from medseg.volumes.orientation import AXES, reorient_array
-from medseg.volumes.plausible import sizes
+from medseg.volumes.plausible import format_dimensions
 from medseg.volumes.volume import Volume
 
 _LARGEST_ID = 2**31 - 1
@@ -272,7 +272,7 @@ def _compare_grids(
             work.case.images[0],
             "voxel size",
             "none",
-            f"{sizes(grid.spacing)} mm as in {work.name(path)}",
+            f"{format_dimensions(grid.spacing)} mm as in {work.name(path)}",
         )
     unknown = path in work.guessed or work.case.images[0] in work.guessed  # which is an error of its own
     if turned.matches(expected) or ((trusted or unknown) and grid.shape == expected.shape):
@@ -282,8 +282,8 @@ def _compare_grids(
             f"SHAPE_{what}_DIFFERS",
             path,
             "shape",
-            f"{sizes(grid.shape)} voxels",
-            f"{sizes(expected.shape)} voxels",
+            f"{format_dimensions(grid.shape)} voxels",
+            f"{format_dimensions(expected.shape)} voxels",
         )
         return
     distance = turned.distance(expected) if turned.shape == expected.shape else expected.distance(grid)
@@ -293,7 +293,7 @@ def _compare_grids(
 
 def _place(grid: Grid) -> str:
     first = ", ".join(f"{value:.6g}" for value in grid.affine[:3, 3])
-    return f"{sizes(grid.spacing)} mm, {grid.axcodes}, first voxel at ({first}) mm"
+    return f"{format_dimensions(grid.spacing)} mm, {grid.axcodes}, first voxel at ({first}) mm"
 
 
 def _voxel_hash(volume: Volume) -> str:

@@ -16,7 +16,7 @@ from medseg.io.nifti.nifti_geometry import placement
 from medseg.io.nifti.nifti_header import open_nifti
 from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.volumes.grid import Grid
-from medseg.volumes.plausible import LARGEST_SPACING_MM, check_plausible, sizes
+from medseg.volumes.plausible import LARGEST_SPACING_MM, check_plausible, format_dimensions
 from medseg.volumes.volume import Volume
 
 SMALLEST_SPACING_MM = 1e-4
@@ -257,7 +257,9 @@ def _grid_findings(grid: Grid, path: Path, name: str, case: str) -> Iterator[Fin
         and not grid.in_pixels
         and suffix_of(path) not in NATURAL_IMAGES
     ):
-        yield Finding("VOXEL_SIZE_IMPLAUSIBLE", name, "voxel size", f"{sizes(grid.spacing)} mm", case=case)
+        yield Finding(
+            "VOXEL_SIZE_IMPLAUSIBLE", name, "voxel size", f"{format_dimensions(grid.spacing)} mm", case=case
+        )
     with collected_warnings() as notes:
         try:
             check_plausible(grid, path)

@@ -13,7 +13,7 @@ from medseg.check.finding import Finding
 from medseg.data.preprocessing.channel_methods import channel_method
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import format_number
-from medseg.volumes.plausible import sizes
+from medseg.volumes.plausible import format_dimensions
 
 FEWEST_CASES = 8  # below, "unlike the others" means little
 _FEWEST_OF_ALL = 4
@@ -120,13 +120,13 @@ def _spacings(cases: Sequence[CheckedCase]) -> Iterator[Finding]:
     far = np.zeros(len(placed), dtype=bool)
     for axis in range(3):
         far |= outliers(spacings[:, axis], SPACING_RATIO)
-    typical = sizes(np.median(spacings, axis=0).tolist())
+    typical = format_dimensions(np.median(spacings, axis=0).tolist())
     for case, values in ((placed[i], spacings[i]) for i in np.flatnonzero(far)):
         yield Finding(
             "SPACING_OUTLIER",
             case.placed_by,
             "voxel size",
-            f"{sizes(values)} mm",
+            f"{format_dimensions(values)} mm",
             f"about {typical} mm, the median",
             case=case.id,
         )
@@ -143,8 +143,8 @@ def _extents(cases: Sequence[CheckedCase]) -> Iterator[Finding]:
     ]
     volumes = np.array([float(np.prod(one)) for one in lengths])
     for i in np.flatnonzero(outliers(volumes, EXTENT_RATIO)):
-        typical = sizes(np.median(np.array(lengths), axis=0).round(1).tolist())
-        found = f"{sizes([round(one, 1) for one in lengths[i]])} mm"
+        typical = format_dimensions(np.median(np.array(lengths), axis=0).round(1).tolist())
+        found = f"{format_dimensions([round(one, 1) for one in lengths[i]])} mm"
         yield Finding(
             "SHAPE_OUTLIER",
             placed[i].placed_by,

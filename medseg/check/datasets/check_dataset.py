@@ -12,7 +12,7 @@ from medseg.check.datasets.across_cases import findings_across_cases
 from medseg.check.datasets.dataset_files import list_dataset
 from medseg.check.datasets.split_findings import split_findings
 from medseg.check.finding import Finding, message_parts, relative_name
-from medseg.cluster.case_map import Workforce
+from medseg.cluster.case_map import CaseExecutor
 from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
 from medseg.data.datasets.splits import Split, k_fold, read_splits, subjects_of
 from medseg.data.preprocessing.case_memory import measuring_bytes
@@ -146,7 +146,7 @@ def check_cases(
     check = partial(
         check_case, labels=labels, channel_names=tuple(channel_names), root=root, images=options.images
     )
-    outcomes = Workforce(options.workers).map(
+    outcomes = CaseExecutor(options.workers).map(
         check,
         cases,
         [case.id for case in cases],

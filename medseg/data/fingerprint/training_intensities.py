@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from medseg.cluster.case_map import HERE, Workforce
+from medseg.cluster.case_map import THIS_PROCESS, CaseExecutor
 from medseg.data.datasets.cases import Dataset
 from medseg.data.fingerprint.fingerprint import CaseMeasures, Fingerprint, saved_fingerprint
 from medseg.data.fingerprint.measure_case import case_histograms, is_unchanged
@@ -23,7 +23,7 @@ def training_intensities(
     channels: Sequence[int],
     *,
     known: str | Path | None = None,
-    workforce: Workforce = HERE,
+    executor: CaseExecutor = THIS_PROCESS,
     progress: Progress | None = None,
 ) -> dict[int, IntensityStatistics]:
     """Return statistics of the foreground of all cases of a dataset, which have equal weight.
@@ -34,7 +34,7 @@ def training_intensities(
         channels: Indices of the channels whose statistics are needed.
         known: ``fingerprint.json`` of a plan. Cases whose files have not changed since are not read again, if it was
             measured with the same labels. None or a missing file reads all cases.
-        workforce: Where the cases are read.
+        executor: Where the cases are read.
         progress: Called after each case that is read with (done, total, case id).
 
     Returns:
@@ -56,7 +56,7 @@ def training_intensities(
                 found[case.id] = packed
     rest = [case for case in dataset.cases if case.id not in found]
     count = len(dataset.channel_names)
-    outcomes = workforce.map(
+    outcomes = executor.map(
         partial(case_histograms, labels=labels, channels=count),
         rest,
         [case.id for case in rest],

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.cluster.case_map import HERE, Workforce
+from medseg.cluster.case_map import THIS_PROCESS, CaseExecutor
 from medseg.data.datasets.cases import UNDECIDED, Case
 from medseg.data.datasets.read_case import (
     read_case_first_stage,
@@ -26,7 +26,7 @@ from medseg.data.patches.class_locations import locations_table
 from medseg.data.preprocessing.case_memory import preparing_bytes
 from medseg.data.preprocessing.normalize import mask_rows
 from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_label, prepare_masks
-from medseg.data.preprocessing.training_data import ImageMeasures, label_volumes, measure_image
+from medseg.data.preprocessing.training_data import ImageMeasures, annotated_volumes, measure_image
 from medseg.errors import DataError, MedsegError, cases_failed
 from medseg.io.companions.companion_files import companion_files
 from medseg.io.file_content import permission_denied
@@ -74,7 +74,7 @@ class CaseStore:
     image_type: ImageType = "float32"
 
     def fill(
-        self, cases: Sequence[Case], workforce: Workforce = HERE, progress: Progress | None = None
+        self, cases: Sequence[Case], executor: CaseExecutor = THIS_PROCESS, progress: Progress | None = None
     ) -> list[StoredCase]:
         """Prepare every case that is not in the store yet, and return all cases in order.
 
@@ -82,7 +82,7 @@ class CaseStore:
 
         Args:
             cases: Cases to prepare.
-            workforce: Where the cases are prepared. No more of them are in work at once in the processes of this machine than
+            executor: Where the cases are prepared. No more of them are in work at once in the processes of this machine than
                 fit into its free memory.
             progress: Called with (done, total, case id) after each case that was not in the store.
 
@@ -94,16 +94,16 @@ class CaseStore:
                 are prepared, or stored cases are damaged; the message lists them.
             ResourceError: The disk is full, or the memory did not suffice for a case.
         """
-        return stored_or_raise(self.folder, self.outcomes(cases, workforce, progress))
+        return stored_or_raise(self.folder, self.outcomes(cases, executor, progress))
 
     def outcomes(
-        self, cases: Sequence[Case], workforce: Workforce = HERE, progress: Progress | None = None
+        self, cases: Sequence[Case], executor: CaseExecutor = THIS_PROCESS, progress: Progress | None = None
     ) -> list[StoredCase | MedsegError]:
         """Do the same as `fill`, but return the errors of cases that cannot be prepared.
 
         Args:
             cases: As for `fill`, like the other arguments.
-            workforce: Where the cases are prepared.
+            executor: Where the cases are prepared.
             progress: Called after each case.
 
         Returns:
@@ -124,7 +124,7 @@ class CaseStore:
         missing = [number for number in range(len(work)) if number not in found]
         if missing:
             make_folder(self.folder)
-        outcomes = workforce.outcomes(
+        outcomes = executor.outcomes(
             self._prepared,
             [work[number] for number in missing],
             [work[number][0].id for number in missing],
@@ -358,7 +358,7 @@ def _measures(
         return measure_image(image, settings)
     values = np.array([*labels.values, 0])[np.minimum(classes.data, len(labels))]
     return measure_image(
-        image, settings, label_volumes(values, image.grid.voxel_volume, labels, case.annotated)
+        image, settings, annotated_volumes(values, image.grid.voxel_volume, labels, case.annotated)
     )
 
 

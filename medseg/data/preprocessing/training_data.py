@@ -165,7 +165,7 @@ def measure_image(
     )
 
 
-def label_volumes(
+def annotated_volumes(
     values: NDArray[Any], voxel_mm3: float, labels: Labels, annotated: Sequence[str] | None = None
 ) -> dict[str, float]:
     """Return the volume of each label or region of a label map.

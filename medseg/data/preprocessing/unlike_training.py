@@ -18,7 +18,7 @@ from medseg.data.preprocessing.training_data import (
     measure_image,
 )
 from medseg.errors import DataError, warn_once
-from medseg.volumes.plausible import sizes
+from medseg.volumes.plausible import format_dimensions
 from medseg.volumes.volume import Volume
 
 _STRIDE = 8  # voxels; almost every image differs within its first sample
@@ -161,7 +161,7 @@ def image_deviations(
         ("field of view", image.extent, data.extent),
     ):
         if values is not None and ranges is not None and any(map(_far, values, ranges)):
-            yield Deviation(field, f"{sizes(values)} mm", f"{' x '.join(map(_text, ranges))} mm")
+            yield Deviation(field, f"{format_dimensions(values)} mm", f"{' x '.join(map(_text, ranges))} mm")
     for index, name in enumerate(names):
         if index in image.absent:
             continue

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medseg.evaluation.label_maps.metrics import aligned_to, confusion, label_map
+from medseg.evaluation.label_maps.metrics import aligned_to, confusion_matrix, label_values
 from medseg.evaluation.statistics.bootstrap import mean_of_known
 from medseg.evaluation.summary_json import finite_values
 from medseg.labels.components import keep_largest_components
@@ -196,8 +196,8 @@ def _as_classes(
 ) -> tuple[NDArray[Any], NDArray[Any], list[list[int]], NDArray[np.bool_]]:
     """Return classes of both maps on one grid, the classes of each label or region, and whether it cannot be evaluated."""
     aligned = aligned_to(prediction, reference, where=f"{where}: prediction")
-    predicted = replace(labels, ignore=None).to_classes(label_map(aligned, where), where)
-    expected = labels.to_classes(label_map(reference, where), where)
+    predicted = replace(labels, ignore=None).to_classes(label_values(aligned, where), where)
+    expected = labels.to_classes(label_values(reference, where), where)
     groups = [[labels.values.index(value) for value in one.values] for one in labels.evaluated]
     missing = set(unannotated_classes(labels, annotated, where))
     return predicted, expected, groups, np.array([bool(missing & set(group)) for group in groups])
@@ -207,8 +207,8 @@ def _counts(classes: NDArray[Any], expected: NDArray[Any], num_classes: int) -> 
     """Return voxel counts `(k, k)` by predicted and reference class, without voxels that the reference ignores."""
     known = expected < num_classes
     if known.all():
-        return confusion(classes, expected, num_classes)
-    return confusion(classes[known], expected[known], num_classes)
+        return confusion_matrix(classes, expected, num_classes)
+    return confusion_matrix(classes[known], expected[known], num_classes)
 
 
 def select_post_processing(dice: Array, names: Sequence[str]) -> PostProcessing:

@@ -20,7 +20,7 @@ from medseg.evaluation.instances.instance_options import (
 )
 from medseg.evaluation.instances.metrics import match_instances
 from medseg.evaluation.instances.table import InstanceRow, InstanceTable
-from medseg.evaluation.label_maps.metrics import aligned_to, label_map
+from medseg.evaluation.label_maps.metrics import aligned_to, label_values
 from medseg.evaluation.label_maps.pairs import pair_files
 from medseg.io.companions.instance_files import InstanceFile, instance_map_path, read_instances
 from medseg.io.files import stem_of
@@ -272,7 +272,7 @@ def _read(
         file = InstanceFile(source) if isinstance(source, Volume) else source()
     trusted = reading.trust_label_array
     volume = file.ids if like is None else aligned_to(file.ids, like, where=where, trust_array=trusted)
-    voxels = label_map(volume, where)
+    voxels = label_values(volume, where)
     if from_components:
         return _Side(Instances.from_components(voxels), volume, "values")
     found = Instances.from_map(voxels, file.values, file.scores)

@@ -7,7 +7,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from medseg.evaluation.label_maps.mask_pair import MaskPair, overlap_over_union
-from medseg.evaluation.label_maps.surface import SPACING_NOISE, Mask, surface
+from medseg.evaluation.label_maps.surface import SPACING_NOISE, Mask, surface_voxels
 
 DIAGONAL_SHARE = 0.02
 """Width of the boundary by default, as a share of the image's diagonal (Cheng et al. 2021)."""
@@ -50,5 +50,5 @@ def _boundary(mask: Mask, steps: np.ndarray, width_mm: float) -> Mask:
         tree = KDTree(np.argwhere(~flat) @ steps[:, axes].T)
         near = flat.copy()
         near[flat] = tree.query(np.argwhere(flat) @ steps[:, axes].T)[0] <= largest
-    near |= surface(flat)
+    near |= surface_voxels(flat)
     return np.asarray(near[(slice(1, -1),) * flat.ndim].reshape(mask.shape))

@@ -8,7 +8,7 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.evaluation.label_maps.metric_options import DEFAULT_OPTIONS, MetricOptions
-from medseg.evaluation.label_maps.metrics import LabelMetrics, compare_label_maps, label_map
+from medseg.evaluation.label_maps.metrics import LabelMetrics, compare_label_maps, label_values
 from medseg.evaluation.label_maps.pairs import Pair
 from medseg.labels.label_table import Labels
 from medseg.volumes.volume import Volume
@@ -62,7 +62,7 @@ def labels_in(*volumes: Volume) -> Labels:
     Raises:
         DataError: A volume is not a label map, or has a negative value.
     """
-    return Labels.from_values(*(label_map(volume, "label map") for volume in volumes))
+    return Labels.from_values(*(label_values(volume, "label map") for volume in volumes))
 
 
 def _check_same_kind(prediction: Volume, reference: Volume, case: str) -> None:

@@ -164,7 +164,7 @@ def compare_label_maps(
     prefix = f"{case}: " if case else ""
     prediction = aligned_to(prediction, reference, where=f"{prefix}prediction")
     classes, ignored = _classes(prediction, reference, labels, prefix)
-    counts = confusion(classes[0], classes[1], len(labels))
+    counts = confusion_matrix(classes[0], classes[1], len(labels))
     voxels = int(counts.sum()) - ignored
     boxes = [ndimage.find_objects(array, max_label=len(labels) - 1) for array in classes]
     missing = unannotated_classes(labels, annotated, f"{prefix}reference")
@@ -262,7 +262,7 @@ def aligned_to(volume: Volume, reference: Volume, *, where: str, trust_array: bo
     )
 
 
-def confusion(prediction: Array, reference: Array, num_classes: int) -> NDArray[np.int64]:
+def confusion_matrix(prediction: Array, reference: Array, num_classes: int) -> NDArray[np.int64]:
     """Return voxel counts `(k, k)` by predicted class (row) and reference class (column).
 
     Args:
@@ -284,7 +284,7 @@ def confusion(prediction: Array, reference: Array, num_classes: int) -> NDArray[
     return counts.reshape(num_classes, num_classes)
 
 
-def label_map(volume: Volume, where: str) -> Array:
+def label_values(volume: Volume, where: str) -> Array:
     """Return the values `(X, Y, Z)` of a label map, which may have been read as an image.
 
     Args:
@@ -306,7 +306,7 @@ def label_map(volume: Volume, where: str) -> Array:
 
 
 def _values(volume: Volume, where: str) -> Array:
-    values = label_map(volume, where)
+    values = label_values(volume, where)
     return values.astype(np.uint8) if values.dtype == bool else values
 
 

@@ -102,7 +102,7 @@ def surface_distances(prediction: Mask, reference: Mask, spacing: ArrayLike) -> 
     """
     masks, steps = without_single_axes(prediction, reference, spacing)
     box = bounding_box(masks[0] | masks[1])
-    predicted, expected = (surface(mask[box]) for mask in masks)
+    predicted, expected = (surface_voxels(mask[box]) for mask in masks)
     return SurfaceDistances(_directed(predicted, expected, steps), _directed(expected, predicted, steps))
 
 
@@ -134,7 +134,7 @@ def without_single_axes(
     return [np.asarray(mask, dtype=bool).reshape(flat) for mask in (prediction, reference)], steps
 
 
-def surface(mask: Mask) -> Mask:
+def surface_voxels(mask: Mask) -> Mask:
     """Return the voxels of a mask, with any number of axes, that share a face with a voxel outside it."""
     inner = mask.copy()
     for axis in range(mask.ndim):

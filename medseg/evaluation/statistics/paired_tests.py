@@ -71,14 +71,14 @@ def paired_differences(
     by_subject = _subject_means(differences, subjects)
     columns = [column[np.isfinite(column)] for column in by_subject.T]
     permuted = np.array([_permutation_p(column, seed) for column in columns])
-    corrected = holm(permuted)
+    corrected = holm_correction(permuted)
     return [
         _difference(name, column, float(p), float(own), seed)
         for name, column, p, own in zip(names, columns, permuted, corrected, strict=True)
     ]
 
 
-def holm(p_values: Array) -> Array:
+def holm_correction(p_values: Array) -> Array:
     """Return p values that are corrected for their number by the step-down rule of Holm (1979).
 
     Args:
@@ -88,7 +88,7 @@ def holm(p_values: Array) -> Array:
         The corrected values, at most 1.
 
     Examples:
-        >>> holm(np.array([0.01, 0.04, 0.03])).round(3).tolist()
+        >>> holm_correction(np.array([0.01, 0.04, 0.03])).round(3).tolist()
         [0.03, 0.06, 0.06]
     """
     corrected = np.full(p_values.shape, np.nan)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.cluster.case_map import Workforce
+from medseg.cluster.case_map import CaseExecutor
 from medseg.cluster.dask_cluster import connected
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
 from medseg.data.preprocessing.training_data import TrainingData
@@ -154,7 +154,7 @@ def fold_table(
     names = [pair.case for pair in pairs]
     rows: list[LabelMetrics] = []
     tried = []
-    outcomes = Workforce(cluster=cluster).map(measure, pairs, names, [], progress=_measuring(progress))
+    outcomes = CaseExecutor(cluster=cluster).map(measure, pairs, names, [], progress=_measuring(progress))
     for outcome in outcomes:
         if isinstance(outcome, MedsegError):
             raise outcome

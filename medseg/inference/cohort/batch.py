@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import MedsegError, ResourceError
-from medseg.inference.cohort.voxel_state import InputWatch, VoxelState
+from medseg.inference.cohort.voxel_state import InputRecorder, VoxelState
 from medseg.inference.cohort.written_files import (
     NO_KINDS,
     FileKind,
@@ -100,8 +100,8 @@ class Segmenter(Protocol):
     def evidence_sums(self) -> EvidenceSums:
         """Return an object that adds up the evidence of a case."""
 
-    def prepare(self, source: Case, *, seen: Callable[[Volume], None] | None = None) -> Any:
-        """Read and prepare an image; call `seen` with the image as it was read, here or in `run`."""
+    def prepare(self, source: Case, *, on_image: Callable[[Volume], None] | None = None) -> Any:
+        """Read and prepare an image; call `on_image` with the image as it was read, here or in `run`."""
 
     def run(
         self,
@@ -123,7 +123,7 @@ class Segmenter(Protocol):
     def quality(self) -> QualityModel | None:
         """The quality model, which needs the evidence of each case; None if there is none."""
 
-    def assessment(self, then: Callable[[Volume], None] | None = None) -> Assessment:
+    def assessment(self, on_image: Callable[[Volume], None] | None = None) -> Assessment:
         """Return the assessment of one case, which is called with the image and then with its prediction."""
 
 
@@ -221,18 +221,18 @@ def predict_files(
     Yields:
         One outcome per case, in order, once its file is written. A case that fails does not stop the others.
     """
-    Read = tuple[Outcome, Any, InputWatch, Assessment]
+    Read = tuple[Outcome, Any, InputRecorder, Assessment]
 
     def read(pair: tuple[Case, Path]) -> Read:
-        outcome, watch = Outcome(*pair), InputWatch(pair[0])
-        assessment = predictor.assessment(watch)
+        outcome, recorder = Outcome(*pair), InputRecorder(pair[0])
+        assessment = predictor.assessment(recorder)
         peaks.start(outcome.target)
-        seen = _checking_source(assessment, outcome.target)
-        outcome, prepared = outcome.after("reading", lambda: predictor.prepare(pair[0], seen=seen))
-        return outcome, prepared, watch, assessment
+        on_image = _checking_source(assessment, outcome.target)
+        outcome, prepared = outcome.after("reading", lambda: predictor.prepare(pair[0], on_image=on_image))
+        return outcome, prepared, recorder, assessment
 
     def segment(ready: Read) -> tuple[Outcome, Volume | None, LogitSampler | None]:
-        outcome, prepared, watch, assessment = ready
+        outcome, prepared, recorder, assessment = ready
         target = outcome.target
         run = partial(
             predictor.run,
@@ -256,7 +256,7 @@ def predict_files(
             if sums is not None:
                 outcome = replace(outcome, evidence=sums.evidence(), features=assessment.features)
         labels = None if found is None else found[0]
-        return replace(outcome, notes=tuple(dict.fromkeys(notes)), input=watch.state), labels, sampler
+        return replace(outcome, notes=tuple(dict.fromkeys(notes)), input=recorder.state), labels, sampler
 
     def write_labels(done: tuple[Outcome, Volume | None, LogitSampler | None]) -> Outcome:
         outcome, labels, sampler = done
@@ -277,13 +277,13 @@ def predict_files(
         yield from pipelined(pairs, read, segment, write_labels, read_ahead=read_ahead)
 
 
-def _checking_source(seen: Callable[[Volume], None], target: Path) -> Callable[[Volume], None]:
-    """Return what is called with an image: `seen`, after a check that a DICOM segmentation can refer to the image."""
+def _checking_source(on_image: Callable[[Volume], None], target: Path) -> Callable[[Volume], None]:
+    """Return a function that calls `on_image` with an image after a check that a DICOM segmentation can refer to it."""
     if suffix_of(target) not in DICOM_SEGMENTATIONS:
-        return seen
+        return on_image
 
-    def check_and_see(volume: Volume) -> None:
+    def check_and_call(volume: Volume) -> None:
         check_source_series(volume, target)
-        seen(volume)
+        on_image(volume)
 
-    return check_and_see
+    return check_and_call

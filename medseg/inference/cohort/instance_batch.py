@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medseg.data.datasets.cases import Case
 from medseg.inference.cohort.batch import Outcome, Recording, without_recording
-from medseg.inference.cohort.voxel_state import InputWatch
+from medseg.inference.cohort.voxel_state import InputRecorder
 from medseg.inference.predictor import Predictor
 from medseg.io.companions.instance_files import instance_map_path, write_instances
 from medseg.io.files import write
@@ -70,15 +70,15 @@ def _predicted(
     peaks: ItemPeaks,
 ) -> Outcome:
     """Read a case, find its instances and write its files."""
-    target, watch = outcome.target, InputWatch(outcome.case)
+    target, recorder = outcome.target, InputRecorder(outcome.case)
 
     def read() -> tuple[Volume, str]:
         found = predictor.read(outcome.case)
-        watch(found[0])
+        recorder(found[0])
         return found
 
     outcome, image = outcome.after("reading", read)
-    outcome = replace(outcome, input=watch.state)
+    outcome = replace(outcome, input=recorder.state)
     if image is None:
         return outcome
     volume, where = image

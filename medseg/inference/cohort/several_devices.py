@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -37,7 +37,7 @@ class Work(Protocol):
 
 
 def predict_on_devices(
-    work: Work, devices: Sequence[str], pairs: Iterable[Pair], on_restart: Any = None
+    work: Work, devices: Sequence[str], pairs: Iterable[Pair], on_restart: Callable[[str], None] | None = None
 ) -> Iterator[Outcome]:
     """Predict cases on several devices.
 
@@ -73,9 +73,8 @@ def predict_on_devices(
                 workers.remove(worker)
                 how = worker.close()
                 if worker.pairs:
-                    _note(
-                        on_restart, f"{worker.device}: the process ended {how}; its cases are predicted again"
-                    )
+                    if on_restart is not None:
+                        on_restart(f"{worker.device}: the process ended {how}; its cases are predicted again")
                     suspects.extend(worker.pairs)
                     if queue:
                         workers.append(_Worker(work, worker.device, len(devices)))
@@ -103,11 +102,6 @@ def _predicted_alone(worker: _Worker, pair: Pair) -> Outcome:
         "predict on fewer devices at once."
     )
     return Outcome(*pair, error=error)
-
-
-def _note(on_restart: Any, sentence: str) -> None:
-    if on_restart is not None:
-        on_restart(sentence)
 
 
 def _ready(workers: Sequence[_Worker]) -> list[_Worker]:

@@ -88,8 +88,8 @@ def input_hash(case: Case, image: Volume) -> str:
     return hashlib.blake2b(f"{found} {first_stage}".encode(), digest_size=16).hexdigest()
 
 
-class InputWatch:
-    """Notes the content of a case while it is read; create it before the reading, and call it with the image.
+class InputRecorder:
+    """Recorder of the content of a case while it is read; create it before the reading, and call it with the image.
 
     Args:
         case: The case.
@@ -107,6 +107,6 @@ class InputWatch:
             self._stamp = ""
 
     def __call__(self, image: Volume) -> None:
-        """Note the image; another one of the same case, read by the second model of an ensemble, is the same."""
+        """Record the image; another one of the same case, read by the second model of an ensemble, is the same."""
         if self.state is None:
             self.state = VoxelState(self._stamp, input_hash(self._case, image))

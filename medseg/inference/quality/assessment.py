@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from medseg.data.preprocessing.training_data import label_volumes, measure_image
+from medseg.data.preprocessing.training_data import annotated_volumes, measure_image
 from medseg.data.preprocessing.unlike_training import Deviation, image_deviations, volume_deviations
 from medseg.inference.quality.case_quality import CaseQuality, Flag, FlagKind
 from medseg.inference.quality.image_features import Features, IntensitySample, image_features
@@ -36,7 +36,7 @@ class Assessment:
         saved: Settings of the model, with the record of its training images.
         labels: Labels of the model.
         model: The quality model; None if the model folder has none. There are flags from the training distribution only then.
-        then: Called with the image, too; None for nothing.
+        on_image: Called with the image, too; None for nothing.
 
     Attributes:
         features: The properties that were measured so far.
@@ -47,9 +47,9 @@ class Assessment:
         saved: SavedModel,
         labels: Labels,
         model: QualityModel | None,
-        then: Callable[[Volume], None] | None = None,
+        on_image: Callable[[Volume], None] | None = None,
     ) -> None:
-        self._saved, self._labels, self._model, self._then = saved, labels, model, then
+        self._saved, self._labels, self._model, self._on_image = saved, labels, model, on_image
         self._sample: IntensitySample | None = None
         self._deviations: tuple[Deviation, ...] = ()
         self.features: Features = {}
@@ -60,8 +60,8 @@ class Assessment:
         Args:
             image: Image `(C, X, Y, Z)` as read from its file.
         """
-        if self._then is not None:
-            self._then(image)
+        if self._on_image is not None:
+            self._on_image(image)
         saved, settings = self._saved, self._saved.preprocessing
         measures = measure_image(image, settings)
         if saved.training_data is not None:
@@ -93,7 +93,7 @@ class Assessment:
             return found.with_flags(found.flags)
         deviations = list(self._deviations)
         if not label_map.grid.in_pixels:
-            volumes = label_volumes(label_map.data, label_map.grid.voxel_volume, self._labels)
+            volumes = annotated_volumes(label_map.data, label_map.grid.voxel_volume, self._labels)
             deviations += volume_deviations(volumes, data)
         kinds = {flag.kind for flag in found.flags}
         more = [flag for flag in _flags(deviations) if flag.kind not in kinds]

@@ -95,7 +95,7 @@ class Engine:
         self,
         prepared: PreparedPrediction,
         progress: Progress | None = None,
-        more: SideOutputs = NO_SIDE_OUTPUTS,
+        side_outputs: SideOutputs = NO_SIDE_OUTPUTS,
         note: Note = warn_once,
     ) -> None:
         """Predict an image and fill its label map.
@@ -103,7 +103,7 @@ class Engine:
         Args:
             prepared: The image, and the label map to fill.
             progress: Called with (done, total, "window").
-            more: Outputs other than the label map.
+            side_outputs: Outputs other than the label map.
             note: Called with a sentence if the image had to be predicted in another way than planned.
 
         Raises:
@@ -113,11 +113,11 @@ class Engine:
         """
 
         def run(plan: MemoryPlan) -> None:
-            for observer in more.observers:
+            for observer in side_outputs.observers:
                 observer.begin(prepared)
-            self._run_plan(prepared, plan, progress, more)
+            self._run_plan(prepared, plan, progress, side_outputs)
 
-        self.attempt(prepared, run, partial(self.plan, prepared, files=more.files), note)
+        self.attempt(prepared, run, partial(self.plan, prepared, files=side_outputs.files), note)
 
     def attempt(
         self,
@@ -198,7 +198,7 @@ class Engine:
         prepared: PreparedPrediction,
         plan: MemoryPlan,
         progress: Progress | None,
-        more: SideOutputs,
+        side_outputs: SideOutputs,
     ) -> None:
         """Run an image in one layout, band by band."""
         sliding, bands = self.windows_for(prepared, plan), prepared.bands(plan.bands, self.sliding)
@@ -206,7 +206,7 @@ class Engine:
         with keep_freed_memory(plan.keeps_memory):
             for number, band in enumerate(bands):
                 progress = _offset_progress(progress, sum(counts[:number]), sum(counts))
-                self._run_band(prepared, sliding, band, progress, more)
+                self._run_band(prepared, sliding, band, progress, side_outputs)
 
     def _run_band(
         self,
@@ -214,18 +214,20 @@ class Engine:
         sliding: SlidingWindow,
         band: Band,
         progress: Progress | None,
-        more: SideOutputs,
+        side_outputs: SideOutputs,
     ) -> None:
         blocks = window_slices(prepared.image, self.network, sliding, columns=band.columns, progress=progress)
-        if more.observers and band.own.start < band.own.stop:
-            blocks = _observed(blocks, band, more.observers)
+        if side_outputs.observers and band.own.start < band.own.stop:
+            blocks = _observed(blocks, band, side_outputs.observers)
         export = export_labels if sliding.storage.device.type == "cpu" else export_on_device
         export(
             blocks,
             (prepared.axes[0], band.axis, prepared.axes[2]),
             self.rule,
             prepared.target.view.transpose(SLAB_FIRST)[:, band.targets],
-            partial(_write_slice, more, self.rule, prepared.target, band.targets) if more.files else None,
+            partial(_write_slice, side_outputs, self.rule, prepared.target, band.targets)
+            if side_outputs.files
+            else None,
         )
 
     def windows_for(self, prepared: PreparedPrediction, plan: MemoryPlan) -> SlidingWindow:
@@ -313,7 +315,7 @@ def _observed(blocks: Iterator[Tensor], band: Band, observers: Sequence[LogitObs
 
 
 def _write_slice(
-    more: SideOutputs,
+    side_outputs: SideOutputs,
     rule: LabelRule,
     target: LabelTarget,
     columns: slice,
@@ -321,13 +323,15 @@ def _write_slice(
     values: NDArray[np.float32],
 ) -> None:
     """Write the probabilities `(columns, B, k)` of one target slice, and their entropy, into the files."""
-    if more.probabilities is not None:
-        _view(more.probabilities, target)[:, number, columns] = more.probabilities.encoded(
+    if side_outputs.probabilities is not None:
+        _view(side_outputs.probabilities, target)[:, number, columns] = side_outputs.probabilities.encoded(
             np.moveaxis(values, -1, 0)
         )
-    if more.uncertainty is not None:
+    if side_outputs.uncertainty is not None:
         entropy = rule.entropy(torch.from_numpy(values)).amax(-1).clamp(0, 1).numpy()
-        _view(more.uncertainty, target)[0, number, columns] = more.uncertainty.encoded(entropy)
+        _view(side_outputs.uncertainty, target)[0, number, columns] = side_outputs.uncertainty.encoded(
+            entropy
+        )
 
 
 def _view(file: ProbabilityFile, target: LabelTarget) -> NDArray[np.uint16]:

@@ -171,7 +171,7 @@ class LogitSampler:
         certain = (torch.where(present, p, 1 - p) >= CERTAIN).all(-1)
         near = near | present[..., _foreground(self._labels)].any(-1)
         easy = right & certain
-        keys = hashed(index, self._seed)
+        keys = splitmix64(index, self._seed)
         for stratum, (is_near, is_easy) in zip(
             self._strata, ((True, False), (True, True), (False, False), (False, True)), strict=True
         ):
@@ -262,7 +262,7 @@ def _foreground(labels: Labels) -> slice:
     return slice(0 if labels.regions else 1, None)
 
 
-def hashed(index: Tensor, seed: int) -> Tensor:
+def splitmix64(index: Tensor, seed: int) -> Tensor:
     """Return pseudo-random whole numbers for the positions of voxels, by the finaliser of SplitMix64 (Steele et al. 2014).
 
     Args:

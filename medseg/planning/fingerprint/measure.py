@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from medseg.cluster.case_map import HERE, Workforce
+from medseg.cluster.case_map import THIS_PROCESS, CaseExecutor
 from medseg.data.datasets.cases import Case, Dataset, require_each_channel
 from medseg.data.datasets.splits import subjects_of
 from medseg.data.fingerprint.fingerprint import Fingerprint, saved_fingerprint
@@ -23,7 +23,7 @@ from medseg.runtime.progress import Progress
 def fingerprint(
     dataset: Dataset,
     *,
-    workforce: Workforce = HERE,
+    executor: CaseExecutor = THIS_PROCESS,
     cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Fingerprint:
@@ -31,7 +31,7 @@ def fingerprint(
 
     Args:
         dataset: A dataset, as returned by `medseg.read_dataset`.
-        workforce: Where the cases are measured. No more of them are in work at once in the processes of this machine than fit
+        executor: Where the cases are measured. No more of them are in work at once in the processes of this machine than fit
             into its free memory.
         cache: File of an earlier fingerprint, which is returned if no file has changed since. It is not written.
         progress: Called after each case with (done, total, case id).
@@ -52,7 +52,7 @@ def fingerprint(
     known = saved_fingerprint(cache) if cache is not None else None
     if known is not None and _is_of(known, dataset):
         return known.replace(findings=find(known))
-    return _assembled(dataset, _measured(cases, dataset, workforce, progress))
+    return _assembled(dataset, _measured(cases, dataset, executor, progress))
 
 
 def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
@@ -74,11 +74,11 @@ def _is_of(known: Fingerprint, dataset: Dataset) -> bool:
 
 
 def _measured(
-    cases: Sequence[Case], dataset: Dataset, workforce: Workforce, progress: Progress | None
+    cases: Sequence[Case], dataset: Dataset, executor: CaseExecutor, progress: Progress | None
 ) -> list[MeasuredCase]:
     """Return the measurements of the cases in their order, or raise an error that lists those that cannot be used."""
     channels = len(dataset.channel_names)
-    outcomes = workforce.map(
+    outcomes = executor.map(
         partial(measure_case, labels=dataset.labels, channel_names=dataset.channel_names, root=dataset.root),
         cases,
         [case.id for case in cases],

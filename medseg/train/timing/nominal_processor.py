@@ -36,6 +36,6 @@ def step_seconds(forward_flops: float, batch: int, cores: int = CORES) -> float:
     return forward_flops * (1 + BACKWARD_COST) * batch / (GFLOPS_PER_CORE * 1e9 * cores)
 
 
-def described(cores: int = CORES) -> str:
+def nominal_cores_in_words(cores: int = CORES) -> str:
     """Return the processor in words."""
     return f"{cores} core{'s' if cores != 1 else ''} of {GFLOPS_PER_CORE:g} GFLOP/s"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from medseg.runtime.formatting import format_duration, pluralise
 from medseg.train.settings import TrainSettings, seconds_of
-from medseg.train.timing.nominal_processor import LEAST_STEPS, described, step_seconds
+from medseg.train.timing.nominal_processor import LEAST_STEPS, nominal_cores_in_words, step_seconds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,7 @@ class StepEstimate:
         return max(1, int(seconds_of(self.max_time) / self.seconds))
 
     def __str__(self) -> str:
-        step = f"expected: about {format_duration(self.seconds)} per step on {described(self.cores)}"
+        step = f"expected: about {format_duration(self.seconds)} per step on {nominal_cores_in_words(self.cores)}"
         return f"{step}; {fitting_in_words(self.steps, self.seconds, self.max_time)}"
 
 

@@ -16,7 +16,7 @@ import torch
 from psutil import process_iter
 
 import medseg
-from medseg.cluster.case_map import Workforce
+from medseg.cluster.case_map import CaseExecutor
 from medseg.data.datasets.phantom import PHANTOM_LABELS, write_phantoms
 from medseg.data.patches.drawn_patch import PackedPatches
 from medseg.data.patches.prepare_cases import CaseStore, fill_store
@@ -56,7 +56,7 @@ def test_processes_prepare_what_one_process_prepares(tmp_path, dataset):
     assert seen == [(n + 1, 4, case.id) for n, case in enumerate(dataset.cases)]
     seen.clear()
     together = store_in(tmp_path / "together").fill(
-        dataset.cases, Workforce(2), lambda done, total, case: seen.append((done, total))
+        dataset.cases, CaseExecutor(2), lambda done, total, case: seen.append((done, total))
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [case.folder.name for case in together] == [case.folder.name for case in alone]
@@ -70,7 +70,7 @@ def test_cases_that_fail_are_listed_and_the_others_are_prepared(tmp_path, datase
     dataset.cases[2].label.unlink()
     store = store_in(tmp_path / "store")
     with pytest.raises(CasesFailedError) as caught:
-        store.fill(dataset.cases, Workforce(workers))
+        store.fill(dataset.cases, CaseExecutor(workers))
     first, *lines, last = str(caught.value).split("\n")
     assert first == f"preparation in {store.folder}: 2 of 4 cases cannot be used:"
     assert "phantom_000.nii.gz" in lines[0]
@@ -95,7 +95,7 @@ SCRIPT = """
 import os, signal, sys, threading, time
 from pathlib import Path
 
-from medseg.cluster.case_map import Workforce
+from medseg.cluster.case_map import CaseExecutor
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.datasets.phantom import PHANTOM_LABELS
 from tests.data.patches.test_prepare_cases import store_in
@@ -107,7 +107,7 @@ def seen(done, total, case):
         time.sleep(0.1)
 
 
-store_in(Path(sys.argv[1])).fill(read_dataset(sys.argv[2]).cases, Workforce(2), seen)
+store_in(Path(sys.argv[1])).fill(read_dataset(sys.argv[2]).cases, CaseExecutor(2), seen)
 """
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from medseg.data.datasets.dataset_json import parse_labels
 from medseg.data.preprocessing.prepare import Preprocessing
-from medseg.data.preprocessing.training_data import ImageMeasures, TrainingData, label_volumes, measure_image
+from medseg.data.preprocessing.training_data import ImageMeasures, TrainingData, annotated_volumes, measure_image
 from medseg.data.preprocessing.unlike_training import image_deviations
 from medseg.labels.label_table import Labels
 from medseg.volumes.grid import Grid
@@ -49,13 +49,13 @@ def test_natural_images_have_no_physical_size() -> None:
 def test_volumes_are_those_of_annotated_labels() -> None:
     labels = Labels.from_names({"background": 0, "liver": 1, "tumour": 5})
     values = np.array([0, 1, 1, 5, 5, 5])
-    assert label_volumes(values, 500.0, labels) == {"liver": 1.0, "tumour": 1.5}
-    assert label_volumes(values, 500.0, labels, ["tumour"]) == {"tumour": 1.5}
+    assert annotated_volumes(values, 500.0, labels) == {"liver": 1.0, "tumour": 1.5}
+    assert annotated_volumes(values, 500.0, labels, ["tumour"]) == {"tumour": 1.5}
 
 
 def test_volumes_of_regions() -> None:
     labels = parse_labels({"background": 0, "whole": [1, 2], "core": 2}, "dataset.json", [1, 2])
-    found = label_volumes(np.array([0, 1, 2, 2]), 1000.0, labels)
+    found = annotated_volumes(np.array([0, 1, 2, 2]), 1000.0, labels)
     assert found == {"whole": 3.0, "core": 2.0}
 
 

@@ -12,8 +12,8 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou,
 
 from medseg.errors import ConfigError, DataError
 from medseg.evaluation.label_maps.metric_options import MetricOptions
-from medseg.evaluation.label_maps.metrics import compare_label_maps, confusion
-from medseg.evaluation.label_maps.surface import surface, surface_distances
+from medseg.evaluation.label_maps.metrics import compare_label_maps, confusion_matrix
+from medseg.evaluation.label_maps.surface import surface_distances, surface_voxels
 from medseg.labels.label_table import Labels
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -195,7 +195,7 @@ def test_an_image_of_integers_is_taken_as_a_label_map() -> None:
 def test_confusion_counts_every_voxel_once(seed: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     prediction, reference = rng.integers(0, k, (2, 5, 4, 3)).astype(np.uint16)
-    counts = confusion(prediction, reference, k)
+    counts = confusion_matrix(prediction, reference, k)
     expected = np.zeros((k, k), int)
     np.add.at(expected, (prediction.ravel(), reference.ravel()), 1)
     np.testing.assert_array_equal(counts, expected)
@@ -203,9 +203,9 @@ def test_confusion_counts_every_voxel_once(seed: int, k: int) -> None:
 
 def test_confusion_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     prediction, reference = np.random.default_rng(0).integers(0, 4, (2, 7, 3, 3))
-    whole = confusion(prediction, reference, 4)
+    whole = confusion_matrix(prediction, reference, 4)
     monkeypatch.setattr("medseg.evaluation.label_maps.metrics._BLOCK", 20)
-    np.testing.assert_array_equal(confusion(prediction, reference, 4), whole)
+    np.testing.assert_array_equal(confusion_matrix(prediction, reference, 4), whole)
 
 
 def test_distances_on_a_sheared_grid_are_those_of_the_world():
@@ -215,7 +215,7 @@ def test_distances_on_a_sheared_grid_are_those_of_the_world():
     grid = Grid((20, 12, 20), affine)
     reference = Volume(data, grid, "label")
     prediction = Volume(np.roll(data, 5, axis=3), grid, "label")
-    places = [np.argwhere(surface(v.data[0] > 0)) @ affine[:3, :3].T for v in (prediction, reference)]
+    places = [np.argwhere(surface_voxels(v.data[0] > 0)) @ affine[:3, :3].T for v in (prediction, reference)]
     apart = np.linalg.norm(places[0][:, None] - places[1][None], axis=-1)
     expected = max(np.percentile(apart.min(axis), 95) for axis in (0, 1))
     (row,) = compare_label_maps(prediction, reference, Labels.from_names({"box": 1}))
@@ -242,7 +242,7 @@ def test_grids_at_45_degrees_are_equal_whatever_their_axis_codes(turn: float) ->
 
 def test_confusion_of_an_empty_map_is_zero() -> None:
     empty = np.zeros(0, np.uint8)
-    assert confusion(empty, empty, 3).tolist() == np.zeros((3, 3)).tolist()
+    assert confusion_matrix(empty, empty, 3).tolist() == np.zeros((3, 3)).tolist()
 
 
 def test_rates_equal_scikit_learn_formulas_by_hand_and_leave_out_ignored_voxels() -> None:

@@ -11,7 +11,7 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from scipy import ndimage
 
 from medseg.errors import ConfigError, DataError
-from medseg.evaluation.label_maps.surface import surface, surface_distances
+from medseg.evaluation.label_maps.surface import surface_distances, surface_voxels
 
 
 def blob(seed: int, shape: tuple[int, ...], level: float = 0.0) -> np.ndarray:
@@ -119,7 +119,7 @@ def test_one_slice_is_measured_in_its_plane(axis: int) -> None:
             one_hot(prediction2d), one_hot(reference2d), percentile=95, spacing=list(spacing2d)
         )
     assert found.hausdorff(95) == pytest.approx(theirs.item(), abs=1e-5)
-    assert len(found.to_reference) == surface(prediction2d).sum() < prediction2d.sum()
+    assert len(found.to_reference) == surface_voxels(prediction2d).sum() < prediction2d.sum()
 
 
 def test_a_flat_mask_in_a_deep_volume_is_all_surface() -> None:
@@ -136,7 +136,7 @@ def test_a_single_voxel_volume() -> None:
 @pytest.mark.parametrize("shape", [(7, 6, 5), (1, 6, 5), (6, 5), (4,)])
 def test_surface_is_the_difference_to_the_erosion(shape: tuple[int, ...]) -> None:
     mask = np.random.default_rng(0).random(shape) < 0.8
-    np.testing.assert_array_equal(surface(mask), mask ^ ndimage.binary_erosion(mask))
+    np.testing.assert_array_equal(surface_voxels(mask), mask ^ ndimage.binary_erosion(mask))
 
 
 def test_empty_masks_have_defined_answers() -> None:
@@ -171,7 +171,7 @@ def test_oblique_axes_are_measured_in_world_coordinates():
     reference = np.zeros((24, 14, 20), bool)
     reference[6:12, 4:10, 3:9] = True
     prediction = np.roll(reference, 5, axis=2)
-    places = [np.argwhere(surface(mask)) @ steps.T for mask in (prediction, reference)]
+    places = [np.argwhere(surface_voxels(mask)) @ steps.T for mask in (prediction, reference)]
     apart = np.linalg.norm(places[0][:, None] - places[1][None], axis=-1)
     expected = max(np.percentile(apart.min(axis), 95) for axis in (0, 1))
     assert surface_distances(prediction, reference, steps).hausdorff() == pytest.approx(expected)

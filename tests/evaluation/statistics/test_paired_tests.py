@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medseg.evaluation.statistics.paired_tests import holm, paired_differences, rank_biserial
+from medseg.evaluation.statistics.paired_tests import holm_correction, paired_differences, rank_biserial
 
 
 def cases(seed: int, subjects: int = 30, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -59,8 +59,8 @@ def test_values_that_are_missing_in_one_method_and_ties_are_left_out() -> None:
 
 def test_holm_equals_the_rule_written_out() -> None:
     p = np.array([0.01, 0.04, np.nan, 0.03, 0.005])
-    np.testing.assert_allclose(holm(p), [0.03, 0.06, np.nan, 0.06, 0.02])
-    assert holm(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
+    np.testing.assert_allclose(holm_correction(p), [0.03, 0.06, np.nan, 0.06, 0.02])
+    assert holm_correction(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

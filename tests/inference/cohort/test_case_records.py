@@ -15,7 +15,7 @@ from medseg.errors import DataError
 from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.case_records import UNFINISHED, CaseRecords, CaseState
 from medseg.inference.cohort.model_id import ModelId, model_hash
-from medseg.inference.cohort.voxel_state import InputWatch
+from medseg.inference.cohort.voxel_state import InputRecorder
 from medseg.inference.cohort.written_files import FileKind
 from medseg.inference.quality.case_quality import CaseQuality, Flag, FlagKind, LabelEstimate
 from medseg.inference.uncertainty.case_evidence import CaseEvidence, OutputEvidence
@@ -40,7 +40,7 @@ def written(tmp_path, image):
     def write(name="a", model_id=ONE, fails=None, source_names=True, known=None, **kinds):
         target = tmp_path / f"{name}.nii.gz"
         case = Case(name, (tmp_path / "image.nii.gz",))
-        watch = InputWatch(case)
+        watch = InputRecorder(case)
         watch(volume)
         outcome = Outcome(
             case,

@@ -17,7 +17,7 @@ from medseg.inference.cohort.batch import Outcome
 from medseg.inference.cohort.case_records import CaseRecords
 from medseg.inference.cohort.model_id import ModelId
 from medseg.inference.cohort.output_files import OutputFiles, PredictionState
-from medseg.inference.cohort.voxel_state import InputWatch
+from medseg.inference.cohort.voxel_state import InputRecorder
 from medseg.model_folder.folder import save_model
 from tests.helpers.dicom_series import Series
 
@@ -142,7 +142,7 @@ def test_a_prediction_is_current_only_with_all_of_its_files(tmp_path, make_volum
     label_map, case = outputs.label_map_path("a"), Case("a", (tmp_path / "image.nii.gz",))
     image, labels = make_volume(), make_volume(kind="label")
     medseg.write(image, case.images[0])
-    records, watch = CaseRecords(tmp_path), InputWatch(case)
+    records, watch = CaseRecords(tmp_path), InputRecorder(case)
     watch(image)
     outcome = Outcome(case, label_map, input=watch.state)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import medseg
-from medseg.data.preprocessing.training_data import TrainingData, label_volumes, measure_image
+from medseg.data.preprocessing.training_data import TrainingData, annotated_volumes, measure_image
 from medseg.errors import DataWarning
 from medseg.inference.predictor import Predictor
 from medseg.inference.predictor_ensemble import PredictorEnsemble
@@ -53,7 +53,7 @@ def test_a_model_without_any_record_has_no_flags_and_says_nothing(make_predictor
 def test_a_model_without_a_cross_validation_has_flags_from_its_training_data(make_predictor, image):
     predictor = make_predictor()
     labels = predictor(image)
-    volumes = label_volumes(labels.data, GRID.voxel_volume, predictor.labels)
+    volumes = annotated_volumes(labels.data, GRID.voxel_volume, predictor.labels)
     usual = TrainingData.from_images([measure_image(image, predictor.saved.preprocessing, volumes)])
     assert with_quality(predictor, None, usual).assess(image).quality.flags == ()
     liver = volumes["liver"]
@@ -70,7 +70,7 @@ def test_a_model_without_a_cross_validation_has_flags_from_its_training_data(mak
 def test_a_quality_model_gives_estimates_and_learned_flags(make_predictor, image):
     model = quality_model(brightness={"channel 0": NARROW})
     found = with_quality(make_predictor(), model).assess(image)
-    liver = label_volumes(found.labels.data, GRID.voxel_volume, make_predictor().labels)["liver"]
+    liver = annotated_volumes(found.labels.data, GRID.voxel_volume, make_predictor().labels)["liver"]
     estimate = found.quality.label("liver")
     assert (estimate.volume_low_ml, estimate.volume_high_ml, found.quality.coverage) == (None, None, None)
     assert (estimate.dice, estimate.dice_low, estimate.dice_high) == pytest.approx((0.9, 0.0, 0.95))

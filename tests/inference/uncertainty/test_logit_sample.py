@@ -12,7 +12,7 @@ from medseg.data.datasets.phantom import phantom_case
 from medseg.errors import DataError
 from medseg.inference.sliding.memory_plan import MemoryPlan
 from medseg.inference.uncertainty import logit_sample
-from medseg.inference.uncertainty.logit_sample import LogitSampler, VoxelSample, hashed
+from medseg.inference.uncertainty.logit_sample import LogitSampler, VoxelSample, splitmix64
 from medseg.labels.label_table import Labels
 from tests.helpers.predictors import LABELS
 
@@ -134,12 +134,12 @@ def test_a_sample_is_kept_in_a_file(make_predictor, case, tmp_path):
 
 
 def test_keys_of_positions_look_random():
-    keys = hashed(torch.arange(100_000), 7)
+    keys = splitmix64(torch.arange(100_000), 7)
     assert len(keys.unique()) == 100_000
     shares = np.histogram(keys.numpy().astype(np.float64), bins=16)[0] / 100_000
     assert abs(shares - 1 / 16).max() < 0.004
     assert abs(np.corrcoef(keys[:-1].numpy(), keys[1:].numpy())[0, 1]) < 0.02
-    assert not torch.equal(keys, hashed(torch.arange(100_000), 8))
+    assert not torch.equal(keys, splitmix64(torch.arange(100_000), 8))
 
 
 def test_samplers_read_references_only_when_the_prediction_begins(make_predictor, case):

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from medseg.cluster.case_map import Workforce
+from medseg.cluster.case_map import CaseExecutor
 from medseg.data.datasets.layouts import read_dataset
 from medseg.data.fingerprint.fingerprint import Fingerprint, saved_fingerprint
 from medseg.errors import DataError
@@ -76,7 +76,7 @@ def test_processes_give_what_one_process_gives(phantoms):
     alone = fingerprint(dataset, progress=lambda done, total, case: told.append((done, total, case)))
     assert told == [(n + 1, 6, case.id) for n, case in enumerate(alone.cases)]
     told.clear()
-    assert fingerprint(dataset, workforce=Workforce(2), progress=lambda *news: told.append(news)) == alone
+    assert fingerprint(dataset, executor=CaseExecutor(2), progress=lambda *news: told.append(news)) == alone
     assert [done for done, _, _ in told] == list(range(1, 7))
     assert {case for _, _, case in told} == set(dataset.ids)
 
@@ -88,7 +88,7 @@ def test_an_interrupt_ends_the_processes(phantoms):
 
     before = {child.pid for child in psutil.Process().children()}
     with pytest.raises(KeyboardInterrupt):
-        fingerprint(read_dataset(phantoms), workforce=Workforce(2), progress=stop)
+        fingerprint(read_dataset(phantoms), executor=CaseExecutor(2), progress=stop)
     assert {child.pid for child in psutil.Process().children()} <= before
 
 
