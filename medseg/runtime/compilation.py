@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 from medseg.errors import ConfigError
+from medseg.runtime.machine import user_cache_folder
 
 
 def prepare_compilation(field: str) -> None:
@@ -22,5 +22,4 @@ def prepare_compilation(field: str) -> None:
         raise ConfigError(
             f"{field}: found no C++ compiler, expected g++ or clang++. Install one or set {field}=false."
         )
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "medseg" / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_folder("compiled")))

@@ -1,10 +1,11 @@
-"""The machine and the versions that a process runs with, and the cores that it may use."""
+"""The machine and the versions that a process runs with, its cores, and its folders in the user's cache."""
 
 from __future__ import annotations
 
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 
 def usable_cores() -> int:
@@ -27,6 +28,19 @@ def installed_version(package: str = "medseg") -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
+
+
+def user_cache_folder(name: str) -> Path:
+    """Return a folder of medseg in the user's cache, ``$XDG_CACHE_HOME`` or ``~/.cache``; it need not exist.
+
+    Args:
+        name: What the folder holds, such as ``compiled``.
+
+    Returns:
+        The folder. A relative ``XDG_CACHE_HOME`` is ignored, as the XDG Base Directory Specification demands.
+    """
+    stated = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (stated if stated.is_absolute() else Path.home() / ".cache") / "medseg" / name
 
 
 def environment() -> dict[str, object]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medseg.errors import ConfigError
+from medseg.runtime.machine import user_cache_folder
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -55,7 +55,7 @@ class ModelSettings:
 
 def default_folder() -> Path:
     """Return the folder of jobs in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medseg" / "serve"
+    return user_cache_folder("serve")
 
 
 def parse_duration(text: str, setting: str) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 
 import medseg
 from medseg.runtime import machine
-from medseg.runtime.machine import environment, installed_version, usable_cores
+from medseg.runtime.machine import environment, installed_version, usable_cores, user_cache_folder
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
@@ -39,3 +40,11 @@ def test_versions_of_packages_that_are_not_installed(monkeypatch):
     assert installed_version() == "unknown"
     assert set(environment()["packages"].values()) == {"unknown"}
     assert medseg.__version__ == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"), [("/scratch/cache", "/scratch/cache"), ("", "~/.cache"), ("cache", "~/.cache")]
+)
+def test_folders_in_the_cache_never_depend_on_the_current_folder(monkeypatch, stated, expected):
+    monkeypatch.setenv("XDG_CACHE_HOME", stated)
+    assert user_cache_folder("compiled") == Path(expected).expanduser() / "medseg" / "compiled"
