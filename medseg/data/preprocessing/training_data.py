@@ -16,6 +16,7 @@ from pydantic import Field
 from medseg.config import Config
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.labels.label_table import Labels
+from medseg.labels.label_volumes import voxel_counts
 from medseg.volumes.volume import Volume
 
 Range = tuple[float, float]
@@ -168,7 +169,7 @@ def measure_image(
 def annotated_volumes(
     values: NDArray[Any], voxel_mm3: float, labels: Labels, annotated: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """Return the volume of each label or region of a label map.
+    """Return the volume of each label or region that was annotated in a label map.
 
     Args:
         values: Label values, of any shape.
@@ -179,8 +180,7 @@ def annotated_volumes(
     Returns:
         Volume in ml by name.
     """
-    found, counts = np.unique(values, return_counts=True)
-    voxels = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    voxels = voxel_counts(values)
     known = {label.value for label in labels.foreground if annotated is None or label.name in annotated}
     return {
         region.name: sum(voxels.get(value, 0) for value in region.values) * voxel_mm3 / 1000

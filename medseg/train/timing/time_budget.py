@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from medseg.train.settings import TrainSettings
-from medseg.train.timing.time_left import COLD_STEPS, FORWARD_SHARE
+from medseg.train.timing.time_left import COLD_STEPS, assumed_validation_seconds, times_between
 
 # Shares of the time that this process began with. Plans are frequent at first, when little is known, and at the end,
 # when little can still be corrected; between plans the schedule is a straight line.
@@ -92,13 +92,13 @@ class StepPlanner:
         if not self._validates:
             validation = 0.0
         elif not validation:
-            validation = FORWARD_SHARE * pace / settings.gradient_accumulation * settings.validation_batches
+            validation = assumed_validation_seconds(settings, pace)
         left = self._budget - self._spent - validation - 2 * saving  # the last checkpoint, and the model
 
         def cost(more: int) -> float:
             last = step + more - 1
-            validations = last // settings.validate_every - step // settings.validate_every
-            saves = last // settings.save_every - step // settings.save_every
-            return more * pace + max(0, validations) * validation + max(0, saves) * saving
+            validations = times_between(settings.validate_every, step, last)
+            saves = times_between(settings.save_every, step, last)
+            return more * pace + validations * validation + saves * saving
 
         return bisect_right(range(int(max(0.0, left) / pace) + 2), left, key=cost) - 1

@@ -20,6 +20,19 @@ def times_between(every: int, after: int, until: int) -> int:
     return max(0, until // every - after // every)
 
 
+def assumed_validation_seconds(settings: TrainSettings, pace: float) -> float:
+    """Return the time that a validation is assumed to take until one was measured.
+
+    Args:
+        settings: Settings of the training.
+        pace: Seconds per step.
+
+    Returns:
+        Seconds.
+    """
+    return FORWARD_SHARE * pace / settings.gradient_accumulation * settings.validation_batches
+
+
 class TimeLeft:
     """Estimator of the time that is left; each process begins anew.
 
@@ -106,7 +119,7 @@ class TimeLeft:
         if not self._validates:
             validation = 0.0
         elif not validation:
-            validation = FORWARD_SHARE * pace / settings.gradient_accumulation * settings.validation_batches
+            validation = assumed_validation_seconds(settings, pace)
         # The last step validates and saves in any case, and the model is exported.
         validations = times_between(settings.validate_every, step, end - 1) + (step < end)
         saves = times_between(settings.save_every, step, end - 1) + 2
