@@ -5,7 +5,12 @@ import pytest
 
 from medseg.data.datasets.dataset_json import parse_labels
 from medseg.data.preprocessing.prepare import Preprocessing
-from medseg.data.preprocessing.training_data import ImageMeasures, TrainingData, annotated_volumes, measure_image
+from medseg.data.preprocessing.training_data import (
+    ImageMeasures,
+    TrainingData,
+    annotated_volumes,
+    measure_image,
+)
 from medseg.data.preprocessing.unlike_training import image_deviations
 from medseg.labels.label_table import Labels
 from medseg.volumes.grid import Grid
