@@ -48,7 +48,8 @@ def estimate_image(predictor: Predictor, source: Source) -> Estimate:
     """Estimate what predicting an image takes.
 
     The image is read and prepared; a few batches of windows and a slice of export are timed. In a cascade, windows, bands
-    and voxels are those of the second stage; time and memory are those of both.
+    and voxels are those of the second stage; time and memory are those of both. A model that crops images around labels of a
+    first stage runs that stage, and the numbers are those of the part that is left.
 
     Args:
         predictor: The model.
@@ -63,6 +64,8 @@ def estimate_image(predictor: Predictor, source: Source) -> Estimate:
     """
     began = time.perf_counter()
     prepared = predictor.prepare(source)
+    if predictor.saved.crop_around is not None:  # how much is left to predict is known only then
+        prepared = prepared.with_first_stage()
     reading = time.perf_counter() - began
     engine = predictor.engine
     plan = engine.plan(prepared, measure=True)

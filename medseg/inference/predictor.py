@@ -25,6 +25,7 @@ from medseg.data.preprocessing.unlike_training import check_against_model, image
 from medseg.errors import ConfigError, DataError, ModelError, warn_once
 from medseg.inference.instances.image_instances import image_instances, require_instance_model
 from medseg.inference.instances.volume_instances import centre_engine, volume_instances
+from medseg.inference.parts.crop_around import crop_box, not_yet_cropped
 from medseg.inference.parts.part_labels import model_rule
 from medseg.inference.parts.prepare_raw import prepare_raw
 from medseg.inference.postprocess import component_groups
@@ -293,6 +294,13 @@ class Predictor:
 
     def _prepare(self, volume: Volume, where: str, source: Source | None = None) -> PreparedPrediction:
         """Do the work of `prepare`, within the lock that keeps its memory from counting as the network's."""
+        if self.saved.crop_around is None:
+            return self._prepare_part(volume, where, source)
+        whole = not_yet_cropped(volume, self.saved, self.engine.rule.values.dtype, where)
+        return replace(whole, run_first_stage=partial(self._crop_and_prepare, volume, whole))
+
+    def _prepare_part(self, volume: Volume, where: str, source: Source | None) -> PreparedPrediction:
+        """Prepare an image, or the part of it to which it was cropped."""
         settings, dtype = self.saved.preprocessing, self.engine.rule.values.dtype
         notes = image_notes(volume, self.saved.training_data, settings, self.saved.channel_names, where)
         if settings.resample_raw is not None:
@@ -301,7 +309,7 @@ class Predictor:
         target = label_target(prepared, settings, dtype)
         empty = empty_limits(settings, prepared.slices.lowest) if self.settings.skip_empty else None
         axes = self._axes(target)
-        if self.first_stage is None:
+        if self.first_stage is None or self.saved.crop_around is not None:
             image = LazyImage(prepared.slices)
             return PreparedPrediction(image, target, axes, empty, None, where, notes, prepared)
         empty = (*empty, EMPTY_FIRST_STAGE) if empty is not None else None
@@ -309,20 +317,47 @@ class Predictor:
             given = read_case_first_stage(source, self.first_stage.labels, volume.grid)
             cascade = CascadeInput(prepared.slices, label_slices(given, prepared, settings))
             return PreparedPrediction(cascade, target, axes, empty, None, where, notes, prepared)
-        first_stage_map = partial(self._run_first_stage, volume, where, prepared)
         cascade = CascadeInput(prepared.slices, None)
-        return PreparedPrediction(cascade, target, axes, empty, first_stage_map, where, notes, prepared)
+        second = PreparedPrediction(cascade, target, axes, empty, None, where, notes, prepared)
+        return replace(second, run_first_stage=partial(self._run_first_stage, volume, prepared, second))
 
     def _run_first_stage(
-        self, volume: Volume, where: str, prepared: Prepared, progress: Progress | None, note: Note
-    ) -> CascadeInput:
-        """Return the prepared image with the label map that the first stage predicts for it."""
+        self,
+        volume: Volume,
+        prepared: Prepared,
+        second: PreparedPrediction,
+        progress: Progress | None,
+        note: Note,
+    ) -> PreparedPrediction:
+        """Return the prediction of the second stage with the label map that the first stage predicts for its image."""
+        assert self.first_stage is not None
+        found = self._first_stage_map(volume, progress, note)
+        classes = found.with_data(self.first_stage.labels.to_classes(found.data, second.where))
+        slices = label_slices(classes, prepared, self.saved.preprocessing)
+        return replace(second, image=CascadeInput(prepared.slices, slices))
+
+    def _first_stage_map(self, volume: Volume, progress: Progress | None, note: Note) -> Volume:
+        """Return the label map that the first stage predicts for an image."""
         assert self.first_stage is not None
         # The second stage was trained on the same images and says what is unusual about this one.
         own = replace(self.first_stage.prepare(volume), notes=())
-        found = self.first_stage.run(own, progress=progress, note=note)
-        classes = found.with_data(self.first_stage.labels.to_classes(found.data, where))
-        return CascadeInput(prepared.slices, label_slices(classes, prepared, self.saved.preprocessing))
+        return self.first_stage.run(own, progress=progress, note=note)
+
+    def _crop_and_prepare(
+        self, volume: Volume, whole: PreparedPrediction, progress: Progress | None, note: Note
+    ) -> PreparedPrediction:
+        """Return the prediction of the part of an image around labels that the first stage finds."""
+        assert self.first_stage is not None
+        assert self.saved.crop_around is not None
+        found = self._first_stage_map(volume, progress, note)
+        box = crop_box(found, self.saved.crop_around, self.first_stage.labels)
+        if box is None:
+            return replace(whole, is_background=True, run_first_stage=None)
+        start, shape = [side.start for side in box], [side.stop - side.start for side in box]
+        with self.network.exclusive:
+            part = self._prepare_part(volume.cropped(start, shape), whole.where, None)
+        target = part.target.placed_in(whole.target.volume, start)
+        return replace(part, target=target, notes=whole.notes)
 
     def run(
         self,

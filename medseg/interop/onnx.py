@@ -91,8 +91,8 @@ def export_onnx(folder: str | Path, output: str | Path, *, dynamic: bool = False
         raise ModelError(
             error_message(str(folder), "the second stage of a cascade cannot be exported as ONNX", fix=fix)
         )
-    if saved.parts or saved.preprocessing.resample_raw is not None:
-        what = "a model that resamples raw intensities or consists of parts cannot be exported as ONNX"
+    if saved.parts or saved.crop_around is not None or saved.preprocessing.resample_raw is not None:
+        what = "a model that consists of parts, crops images or resamples raw intensities cannot be exported as ONNX"
         raise ModelError(error_message(str(folder), what, fix="Predict with medseg"))
     window = network_window(model, saved)
     require_size(model, folder)

@@ -217,13 +217,13 @@ def first_stage_folder(folder: Path, saved: SavedModel) -> Path | None:
     """Return the model folder of the first stage of a cascade.
 
     Args:
-        folder: Model folder of the second stage.
+        folder: Model folder of the second stage, or of a model that crops images around labels of a first stage.
         saved: Its settings.
 
     Returns:
-        The folder, or None if the model is not the second stage of a cascade.
+        The folder, or None if the model is not the second stage of a cascade and does not crop images.
     """
-    return folder / FIRST_STAGE if saved.num_first_stage_labels else None
+    return folder / FIRST_STAGE if saved.has_first_stage else None
 
 
 def find_model_folder(folder: str | Path) -> Path:
@@ -321,6 +321,9 @@ def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
             f"| first stage | in `{FIRST_STAGE}/`, {saved.num_first_stage_labels} additional channels |"
         )
     lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in saved.trained_on.items()]
+    if saved.crop_around is not None:
+        around = ", ".join(saved.crop_around.labels)
+        lines.append(f"| first stage | in `{FIRST_STAGE}/`; images are cropped around {around} |")
     if saved.parts:
         lines.append(
             f"| parts | {'; '.join(f'{one.name}: {len(one.labels)} labels' for one in saved.parts)} |"

@@ -165,6 +165,18 @@ class Part(Config):
     normalization: Normalization
 
 
+class CropSettings(Config):
+    """Settings for cropping an image around labels that the first stage finds in it.
+
+    Attributes:
+        labels: Names of labels of the first stage.
+        margin_mm: Margin in mm around the box of these labels; less than a voxel is left out.
+    """
+
+    labels: tuple[str, ...] = Field(min_length=1)
+    margin_mm: float = Field(20.0, ge=0)
+
+
 class SavedModel(Config):
     """The ``config.yaml`` of a model folder: all that prediction needs besides labels and weights.
 
@@ -181,6 +193,9 @@ class SavedModel(Config):
         num_first_stage_labels: Number of foreground labels of the first stage of a cascade, whose model folder is in
             ``first_stage/``. Its label map becomes that many additional input channels. 0 for a model that is not the
             second stage of a cascade.
+        crop_around: How the image is cropped around labels of a first stage, whose model folder is in ``first_stage/``. Outside
+            of the box everything is background, and nothing is predicted if the first stage finds none of these labels. null for
+            models that see the whole image.
         parts: The networks of a folder whose networks find different labels, such as organs and ribs. Their label maps are
             combined: where several find a label, that of the last one counts. Empty for other folders.
         slices: How slices become images of a 2D model.
@@ -203,6 +218,7 @@ class SavedModel(Config):
     slice_axis: Literal[0, 1, 2] = 2
     members: int = Field(1, ge=1)
     num_first_stage_labels: int = Field(0, ge=0)
+    crop_around: CropSettings | None = None
     parts: tuple[Part, ...] = ()
     slices: SliceSettings = SliceSettings()
     predict: PredictSettings = PredictSettings()
@@ -217,6 +233,8 @@ class SavedModel(Config):
         """Refuse parts that are not one network each, see several channels, or share labels."""
         if self.preprocessing.resample_raw is not None and self.num_first_stage_labels:
             raise ValueError("preprocessing.resample_raw: found the second stage of a cascade, expected null")
+        if self.crop_around is not None and self.num_first_stage_labels:
+            raise ValueError("crop_around: found the second stage of a cascade, expected null")
         if not self.parts:
             return self
         if len(self.parts) != self.members or len(self.channel_names) != 1 or self.num_first_stage_labels:
@@ -228,6 +246,11 @@ class SavedModel(Config):
         if len(set(names)) < len(names):
             raise ValueError("parts: found the same label in several parts, expected each label once")
         return self
+
+    @property
+    def has_first_stage(self) -> bool:
+        """Whether the folder holds the model folder of a first stage."""
+        return self.num_first_stage_labels > 0 or self.crop_around is not None
 
     @property
     def seen_preprocessing(self) -> Preprocessing:
@@ -304,6 +327,13 @@ class SavedModel(Config):
             where: What `found` was read from, for the message.
         """
         expected = self.num_first_stage_labels
+        if self.crop_around is not None:
+            if not found:
+                raise ModelError(
+                    f"{where}: first stage: found none, expected a model of {', '.join(self.crop_around.labels)}, around which images "
+                    f"are cropped for {self.name}. Import it again."
+                )
+            return
         if found != expected:
             raise ModelError(
                 f"{where}: first stage: found {_labels(found)}, expected {_labels(expected)} (num_first_stage_labels of "

@@ -282,6 +282,25 @@ class LabelTarget:
         """The part of the label map inside the crop, with the network's axes; writing to it fills `volume`."""
         return self.view_of(self.volume.data[0])
 
+    def placed_in(self, volume: Volume, start: Sequence[int]) -> LabelTarget:
+        """Return the target of the same prediction in a larger label map.
+
+        Args:
+            volume: Label map; a box of it has the grid of this target's.
+            start: First voxel of that box, along the axes of the file.
+
+        Returns:
+            A target whose view is a part of `volume`.
+        """
+        axes, flips = reorientation(volume.grid.axcodes, self.codes)
+        own, whole = self.volume.grid.shape, volume.grid.shape
+        shifts = [
+            whole[axis] - start[axis] - own[axis] if flip else start[axis]
+            for axis, flip in zip(axes, flips, strict=True)
+        ]
+        x, y, z = (slice(b.start + by, b.stop + by) for b, by in zip(self.box, shifts, strict=True))
+        return LabelTarget(volume, self.maps, self.thick_axis, self.codes, (x, y, z))
+
     def file_axis(self, axis: int) -> int:
         """Return the axis of the file along which the network's `axis` runs."""
         return int(reorientation(self.volume.grid.axcodes, self.codes)[0][axis])

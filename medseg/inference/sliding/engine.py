@@ -111,6 +111,10 @@ class Engine:
             ResourceError: The memory did not suffice in any layout.
             ModelError: The network returned NaN or infinity.
         """
+        if prepared.is_background:
+            for observer in more.observers:
+                observer.begin(prepared)
+            return
 
         def run(plan: MemoryPlan) -> None:
             for observer in side_outputs.observers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -66,21 +66,24 @@ class PreparedPrediction:
         axes: For each of the axes Z, X and Y, which network voxels each target voxel is interpolated from.
         empty_up_to: Intensity of each channel up to which a window is empty and need not be predicted; None to predict
             all.
-        run_first_stage: Runs the first stage of a cascade, reporting progress, and returns the image with the label map of
-            the first stage in the last channel, where `image` holds zeros. None if nothing is left to do.
+        run_first_stage: Runs the first stage, reporting progress, and returns the prediction of the second one: with the label map
+            of the first stage in the last channel of the image, where `image` holds zeros, or of a part of the image, of which
+            `image` is a placeholder. None if nothing is left to do.
         where: Name of the image for messages.
         notes: Sentences about the image for the user and for the record, such as how it differs from the training images.
         geometry: The prepared image with its grid; None for an image without one.
+        is_background: Whether the first stage found that everything is background, so that no network has to run.
     """
 
     image: Slices
     target: LabelTarget
     axes: tuple[LinearWeights, ...]
     empty_up_to: tuple[float, ...] | None = None
-    run_first_stage: Callable[[Progress | None, Note], Slices] | None = None
+    run_first_stage: Callable[[Progress | None, Note], PreparedPrediction] | None = None
     where: str = "image"
     notes: tuple[str, ...] = ()
     geometry: Prepared | None = None
+    is_background: bool = False
 
     @property
     def voxel_ml(self) -> float:
@@ -102,7 +105,7 @@ class PreparedPrediction:
         """
         if self.run_first_stage is None:
             return self
-        return replace(self, image=self.run_first_stage(progress, note), run_first_stage=None)
+        return self.run_first_stage(progress, note)
 
     def bands(self, count: int, sliding: SlidingWindow) -> list[Band]:
         """Split the target along its second axis into bands of similar size.

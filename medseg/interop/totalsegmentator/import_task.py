@@ -65,7 +65,15 @@ def import_totalsegmentator(
         ]
         saved, labels = _combined(parts, chosen, resampling_order)
         parameters = sum(tensor.numel() for weights in _weights(parts) for tensor in weights.values())
-        write_model_folder(output, _weights(parts), saved, labels, parameters, finish=write_reference)
+        first_stage = None
+        if chosen.crop:
+            first_stage = Path(scratch) / "first_stage"
+            import_totalsegmentator(
+                source, first_stage, task=chosen.crop_task, resampling_order=resampling_order
+            )
+        write_model_folder(
+            output, _weights(parts), saved, labels, parameters, first_stage, finish=write_reference
+        )
     return saved
 
 
@@ -167,6 +175,7 @@ def _combined(parts: Sequence[_Imported], task: Task, order: Order) -> tuple[Sav
         preprocessing=preprocessing,
         members=len(parts) if several else first.members,
         parts=tuple(map(_part, parts, own)) if several else (),
+        crop_around={"labels": task.crop.split()} if task.crop else None,
         # TotalSegmentator neither mirrors windows nor applies what nnU-Net's cross-validation chose.
         predict=first.predict.merged(
             {
