@@ -112,7 +112,7 @@ class Engine:
             ModelError: The network returned NaN or infinity.
         """
         if prepared.is_background:
-            for observer in more.observers:
+            for observer in side_outputs.observers:
                 observer.begin(prepared)
             return
 
