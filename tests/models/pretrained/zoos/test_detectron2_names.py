@@ -46,7 +46,12 @@ def toy(name, classes=81, seed=1, **options):
     return randomise(model, kernels=True).eval()
 
 
-@pytest.mark.parametrize("name", FORMS)
+SLOW = {"mask_rcnn_resnet_50_c4"}  # its proposal network has 1024 channels at any width of the toy
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in FORMS]
+)
 def test_a_model_by_detectron2s_names_comes_back(tmp_path, name):
     expected = toy(name)
     stored = to_detectron2(expected.state_dict())
@@ -61,15 +66,10 @@ def test_a_model_by_detectron2s_names_comes_back(tmp_path, name):
         assert torch.equal(published.tensors[key][unused:], tensor[unused:]), key
         assert not published.tensors[key][:unused].any()
     published.require_options(expected, "model_final.pkl")
-
-
-def test_pixel_statistics_differ_between_resnet_and_resnext(tmp_path):
-    for name in ("mask_rcnn_resnet_50_fpn", "mask_rcnn_resnext_101_32x8d_fpn"):
-        stored = to_detectron2(toy(name).state_dict())
-        found = read_published(write_detectron2(tmp_path / "model_final.pkl", stored)).statistics
-        assert found.mean == (123.675, 116.28, 103.53)
-        assert found.std == ((58.395, 57.12, 57.375) if "resnext" in name else (1, 1, 1))
-        assert found.of_unit_variance == (1 if found == IMAGENET else pytest.approx(57.63))
+    statistics = published.statistics
+    assert statistics.mean == (123.675, 116.28, 103.53)
+    assert statistics.std == ((58.395, 57.12, 57.375) if "resnext" in name else (1, 1, 1))
+    assert statistics.of_unit_variance == (1 if statistics == IMAGENET else pytest.approx(57.63))
 
 
 def test_names_of_whole_checkpoints_are_known(tmp_path):

@@ -41,12 +41,17 @@ def test_a_pickle_with_a_callable_is_refused(tmp_path, monkeypatch):
 
 
 def test_medsegs_own_tensors_are_no_published_model(tmp_path):
-    for name in ("mask_rcnn_resnet_50_fpn", "maskformer_resnet_18"):
-        model = build_model(name, in_channels=3, num_classes=3, **toy_options(name))
-        path = tmp_path / f"{name}.safetensors"
-        save_file(model.state_dict(), path)
+    name = "mask_rcnn_resnet_50_fpn"
+    with torch.device("meta"):
+        detector = build_model(name, in_channels=3, num_classes=3, **toy_options(name)).state_dict()
+    transformer = ["class_predictor.weight", "model.transformer_module.queries_embedder.weight"]
+    for names in (detector, [f"network.{part}" for part in transformer]):
+        path = tmp_path / "model.safetensors"
+        save_file({key: torch.zeros(1) for key in names}, path)
         assert not is_published(path)
         assert find_published_file(str(path), download=False) is None
+    save_file({key: torch.zeros(1) for key in transformer}, path)
+    assert is_published(path)
 
 
 def test_a_folder_without_weights_is_no_published_model(tmp_path):
