@@ -13,6 +13,7 @@ import pytest
 import medseg
 from medseg.cli.main import main
 from medseg.train.reports.reporting import read_metrics
+from tests.helpers.children import start_program
 from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -379,8 +380,6 @@ def test_predict_writes_the_requested_format(workplace, tmp_path, capsys):
 
 def test_predict_killed_leaves_only_complete_files(workplace, tmp_path):
     import signal
-    import subprocess
-    import sys
     import time
 
     images = tmp_path / "images"
@@ -390,7 +389,7 @@ def test_predict_killed_leaves_only_complete_files(workplace, tmp_path):
     output = tmp_path / "out"
     held = ["-m", "tests.helpers.held_prediction", str(tmp_path / "notes"), "2"]
     words = ["predict", str(workplace / "run" / "model"), str(images), "-o", str(output)]
-    process = subprocess.Popen([sys.executable, *held, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = start_program(*held, *words, cwd=ROOT)
     deadline = time.monotonic() + 300
     while len(list(output.glob("*.nii.gz"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import medseg
+from medseg.cluster.dask_cluster import connected
 from medseg.errors import DataError, ResourceError
 from medseg.evaluation import Pair
 from medseg.evaluation.measured_cases import InstanceEvaluator, LabelMapEvaluator, measured_cases
@@ -93,7 +94,8 @@ def test_folders_are_evaluated_on_a_cluster_in_python(tmp_path, make_volume):
             volume = make_volume(kind="label", seed=first + number)
             medseg.write(volume, tmp_path / folder / f"case_{number}.nii.gz")
     folders = (tmp_path / "predictions", tmp_path / "references")
-    assert medseg.evaluate(*folders, cluster="local:1").rows == medseg.evaluate(*folders).rows
-    (tmp_path / "predictions/case_1.nii.gz").write_bytes(b"damaged")
-    with pytest.raises(DataError, match="case_1"):
-        medseg.evaluate(*folders, cluster="local:1")
+    with connected("local:1"):
+        assert medseg.evaluate(*folders, cluster="local:1").rows == medseg.evaluate(*folders).rows
+        (tmp_path / "predictions/case_1.nii.gz").write_bytes(b"damaged")
+        with pytest.raises(DataError, match="case_1"):
+            medseg.evaluate(*folders, cluster="local:1")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -14,6 +13,7 @@ import pytest
 from medseg.errors import DataError, DataWarning, DiskFullError, MedsegError, ResourceError, warn_once
 from medseg.runtime import process_map
 from medseg.runtime.process_map import map_in_processes, worthwhile_processes
+from tests.helpers.children import start_program
 
 pytestmark = pytest.mark.usefixtures("measured_children")
 
@@ -202,10 +202,9 @@ def test_a_script_without_a_guard_is_not_run_by_the_processes(tmp_path: Path) ->
 
     write_phantoms(tmp_path / "data", cases=3, shape=(16, 16, 12), spacing=(5, 5, 8))
     (tmp_path / "script.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300
-    )
-    assert done.stdout == "3 cases\n"
+    done = start_program(tmp_path / "script.py", cwd=tmp_path)
+    printed, errors = done.communicate(300)
+    assert (done.returncode, printed) == (0, "3 cases\n"), errors
     assert (tmp_path / "starts").read_text() == "started "
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -25,6 +23,7 @@ from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.settings import Augmentation
 from medseg.errors import CasesFailedError
 from medseg.labels.label_sets import LabelSets
+from tests.helpers.children import start_program
 from tests.helpers.patches import patch_dataset
 
 SETTINGS = Preprocessing(spacing=(20, 21, 22), channels=(Normalization(),))
@@ -116,22 +115,14 @@ store_in(Path(sys.argv[1])).fill(read_dataset(sys.argv[2]).cases, CaseExecutor(2
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_finished_cases_stay_after_an_interruption(tmp_path, dataset, number):
     (tmp_path / "script.py").write_text(SCRIPT)
-    root = str(Path(__file__).parents[3])
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "store"), str(dataset.root)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": root},
-        text=True,
-    )
+    process = start_program(tmp_path / "script.py", tmp_path / "store", dataset.root)
     try:
         done = process.stdout.readline().strip()
         process.send_signal(number)
         process.wait(120)
     finally:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.communicate(60)
     (finished,) = (tmp_path / "store").glob(f"{done}-*")
     before = finished.stat().st_mtime_ns
     end = time.monotonic() + 60
