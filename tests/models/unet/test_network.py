@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,12 +13,13 @@ from medseg.models.layers.memory_format import channels_last_format, is_channels
 from medseg.models.layers.resample import pixel_shuffle
 from medseg.models.unet.blocks import ResidualBlock
 from medseg.models.unet.network import UNet, shrink_label, supervision_weights
+from tests.helpers.combinations import covering
 from tests.helpers.networks import cross_entropy, randomise
 
 SIZES = {2: (5, 6), 3: (5, 6, 7)}
 BLOCKS = ("basic", "res", "convnext")
 NORMS = ("batch", "group", "instance", "layer", "none")
-WAYS = list(product(("concat", "add"), ("conv", "maxpool", "avgpool")))
+DOWNSAMPLINGS = ("conv", "maxpool", "avgpool")
 UPSAMPLINGS = ("transpose", "linear", "nearest", "pixelshuffle")
 
 
@@ -35,12 +34,11 @@ def image_of(dims: int, channels: int = 2, n: int = 2) -> Tensor:
     return torch.randn(n, channels, *SIZES[dims], generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("upsample", UPSAMPLINGS)
-@pytest.mark.parametrize(("merge", "downsample"), WAYS)
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("dims", [2, 3])
-def test_every_combination_keeps_the_size_and_has_gradients(dims, block, norm, merge, downsample, upsample):
+@pytest.mark.parametrize(
+    ("dims", "block", "norm", "merge", "downsample", "upsample"),
+    covering((2, 3), BLOCKS, NORMS, ("concat", "add"), DOWNSAMPLINGS, UPSAMPLINGS),
+)
+def test_any_three_options_keep_the_size_and_have_gradients(dims, block, norm, merge, downsample, upsample):
     widths = [4] if merge == "add" else None
     fields = {"block": block, "norm": norm, "skip_merge": merge, "downsample": downsample}
     model = randomise(tiny(dims, upsample=upsample, upsample_channels=widths, **fields), kernels=True)
@@ -54,12 +52,10 @@ def test_every_combination_keeps_the_size_and_has_gradients(dims, block, norm, m
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("in_channels", [1, 2])
-@pytest.mark.parametrize("upsample", UPSAMPLINGS)
-@pytest.mark.parametrize("downsample", ["conv", "maxpool", "avgpool"])
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    ("dims", "block", "norm", "downsample", "upsample", "in_channels"),
+    covering((2, 3), BLOCKS, NORMS, DOWNSAMPLINGS, UPSAMPLINGS, (1, 2)),
+)
 def test_channels_last_is_kept_by_every_module(dims, block, norm, downsample, upsample, in_channels):
     fields = {"block": block, "norm": norm, "downsample": downsample, "upsample": upsample}
     fields["residual_downsample"] = "conv" if in_channels == 2 else "avgpool"
@@ -115,7 +111,7 @@ def test_bfloat16_autocast_is_close_to_float32(dims, norm, last):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("downsample", ["conv", "maxpool", "avgpool"])
+@pytest.mark.parametrize("downsample", DOWNSAMPLINGS)
 @pytest.mark.parametrize("upsample", UPSAMPLINGS)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_bfloat16_network_is_close_to_float32(dims, block, upsample, downsample):
