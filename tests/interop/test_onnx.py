@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +17,6 @@ import pytest
 import torch
 from torch import nn
 
-import medseg.interop.onnx
 from medseg.cli.main import main
 from medseg.data.preprocessing.normalize import Normalization
 from medseg.data.preprocessing.prepare import Preprocessing
@@ -37,30 +41,60 @@ LABELS = Labels.from_names({"background": 0, "liver": 5, "spleen": 7})
 TOY = {"channels": [4, 8], "num_blocks": 1}
 
 
+def write_folder(
+    folder: Path,
+    name: str,
+    *,
+    window=None,
+    in_channels: int = 1,
+    slice_axis: int = 2,
+    labels=LABELS,
+    **options,
+) -> Path:
+    """Write a model folder of a network with random weights."""
+    model = randomise(build_model(name, in_channels=in_channels, num_classes=labels.num_outputs, **options))
+    sizes = list(window or (8,) * model.spatial_dims)
+    if model.spatial_dims == 2:
+        sizes.insert(slice_axis, 1)
+    saved = SavedModel(
+        medseg="0",
+        name="toy",
+        model={"name": name, **options},
+        channel_names=tuple(f"channel {i}" for i in range(in_channels)),
+        preprocessing=Preprocessing(
+            spacing=(1.0, 2.0, 3.0), channels=(Normalization(method="zscore"),) * in_channels
+        ),
+        window=sizes,
+        slice_axis=slice_axis,
+    )
+    save_model(folder, model, saved, labels)
+    return folder
+
+
 @pytest.fixture
 def make_folder(tmp_path):
-    def make(name: str, *, window=None, in_channels: int = 1, slice_axis: int = 2, labels=LABELS, **options):
-        model = randomise(
-            build_model(name, in_channels=in_channels, num_classes=labels.num_outputs, **options)
-        )
-        sizes = list(window or (8,) * model.spatial_dims)
-        if model.spatial_dims == 2:
-            sizes.insert(slice_axis, 1)
-        saved = SavedModel(
-            medseg="0",
-            name="toy",
-            model={"name": name, **options},
-            channel_names=tuple(f"channel {i}" for i in range(in_channels)),
-            preprocessing=Preprocessing(
-                spacing=(1.0, 2.0, 3.0), channels=(Normalization(method="zscore"),) * in_channels
-            ),
-            window=sizes,
-            slice_axis=slice_axis,
-        )
-        save_model(tmp_path / "model", model, saved, labels)
-        return tmp_path / "model"
+    """Function that writes a model folder."""
+    return partial(write_folder, tmp_path / "model")
 
-    return make
+
+@dataclass(frozen=True)
+class Exported:
+    """A model folder, the file that the command wrote for it, and what the command printed."""
+
+    folder: Path
+    file: Path
+    output: str
+    errors: str
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Exported:
+    """A model of slices along the second axis with two channels, and its file; tests must not change them."""
+    place = tmp_path_factory.mktemp("exported")
+    folder = write_folder(place / "model", "unet_2d", window=(8, 16), in_channels=2, slice_axis=1, **TOY)
+    with redirect_stdout(StringIO()) as output, redirect_stderr(StringIO()) as errors:
+        assert main(["export", "onnx", str(folder), "-o", str(place / "toy.onnx")]) == 0
+    return Exported(folder, place / "toy.onnx", output.getvalue(), errors.getvalue())
 
 
 def sessions_logits(file, image: np.ndarray) -> np.ndarray:
@@ -211,10 +245,8 @@ def test_dynamic_sizes_are_exported(make_folder, tmp_path):
     assert [dim.dim_param or dim.dim_value for dim in shape] == ["batch", 1, "x", "2*y", "2*z"]
 
 
-def test_metadata_describes_preprocessing_and_labels_without_paths(make_folder, tmp_path):
-    folder = make_folder("unet_2d", window=(8, 16), in_channels=2, slice_axis=1, **TOY)
-    export_onnx(folder, tmp_path / "toy.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "toy.onnx")
+def test_metadata_describes_preprocessing_and_labels_without_paths(exported):
+    session = onnxruntime.InferenceSession(exported.file)
     (image,), (logits,) = session.get_inputs(), session.get_outputs()
     assert (image.name, image.shape, image.type) == ("image", ["batch", 2, 8, 16], "tensor(float)")
     assert (logits.name, logits.shape) == ("logits", ["batch", 3, 8, 16])
@@ -233,7 +265,7 @@ def test_metadata_describes_preprocessing_and_labels_without_paths(make_folder, 
     assert notes["medseg.slices"]["radiological_view"] is False
     assert notes["medseg.divisor"] == [2, 2]
     assert notes["medseg.predict"]["overlap"] == 0.5
-    assert b".py" not in (tmp_path / "toy.onnx").read_bytes()
+    assert b".py" not in exported.file.read_bytes()
 
 
 def test_metadata_describes_regions(make_folder, tmp_path):
@@ -249,13 +281,12 @@ def test_metadata_describes_regions(make_folder, tmp_path):
     assert json.loads(notes["medseg.labels"])[1] == {"label_value": 5, "name": "liver"}
 
 
-def test_file_with_different_logits_is_removed(make_folder, tmp_path, monkeypatch):
-    folder = make_folder("unet_2d", **TOY)
+def test_file_with_different_logits_is_removed(exported, tmp_path, monkeypatch):
     (tmp_path / "toy.onnx").write_bytes(b"before")
-    right = medseg.interop.onnx.to_onnx
 
-    def wrong(*arguments: Any, **more: Any) -> Any:
-        graph = right(*arguments, **more)
+    def wrong(model: Model, *_: Any, **__: Any) -> Any:
+        model.eval()
+        graph = onnx.load(exported.file)
         bias = next(tensor for tensor in graph.graph.initializer if tensor.name == "head.bias")
         values = np.frombuffer(bias.raw_data, np.float32) + np.float32(0.25)
         bias.raw_data = values.tobytes()
@@ -263,9 +294,9 @@ def test_file_with_different_logits_is_removed(make_folder, tmp_path, monkeypatc
 
     monkeypatch.setattr("medseg.interop.onnx.to_onnx", wrong)
     with pytest.raises(ModelError, match=r"toy\.onnx: onnxruntime's logits differ .*found 0\.25 on logits"):
-        export_onnx(folder, tmp_path / "toy.onnx")
+        export_onnx(exported.folder, tmp_path / "toy.onnx")
     assert (tmp_path / "toy.onnx").read_bytes() == b"before"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "toy.onnx"]
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.onnx"]
 
 
 @pytest.mark.parametrize("difference", [2e-4, float("nan"), float("inf")])
@@ -319,15 +350,12 @@ def test_too_many_weights_raise(make_folder, tmp_path, monkeypatch):
         export_onnx(make_folder("unet_2d", **TOY), tmp_path / "toy.onnx")
 
 
-def test_command_exports_a_model(make_folder, tmp_path, capsys):
-    folder = make_folder("unet_2d", **TOY)
-    assert main(["export", "onnx", str(folder), "-o", str(tmp_path / "toy.onnx")]) == 0
-    told = capsys.readouterr()
-    assert "toy.onnx: 0.0 MB" in told.out
-    assert "differ by at most" in told.out
-    assert "inputs 1x1x8x8, 2x1x8x8" in told.out
-    assert told.err == ""
-    assert_same(folder, tmp_path / "toy.onnx", 4, 1, 8, 8)
+def test_command_exports_a_model(exported):
+    assert "toy.onnx: 0.0 MB" in exported.output
+    assert "differ by at most" in exported.output
+    assert "inputs 1x2x8x16, 2x2x8x16" in exported.output
+    assert exported.errors == ""
+    assert_same(exported.folder, exported.file, 4, 2, 8, 16)
 
 
 def test_command_reports_errors(make_folder, tmp_path, capsys, monkeypatch):
