@@ -136,6 +136,13 @@ class Program:
         """Send SIGKILL, unless the program has ended."""
         self.send_signal(signal.SIGKILL)
 
+    def close(self) -> None:
+        """End the program by force and close what it prints, which processes that it started may still hold open."""
+        self.kill()
+        self.wait()
+        for stream in filter(None, (self.stdout, self.stderr)):
+            stream.close()
+
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Wait for the end and return the rest of what is printed, and the rest of the errors."""
         end = None if timeout is None else time.monotonic() + timeout

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.helpers.children import start_program
+
 WORKERS = """
 import os, sys, time
 from pathlib import Path
@@ -95,14 +97,13 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path, pool: str) -> N
     script = tmp_path / "script.py"
     script.write_text(WORKERS.format(pool=pool))
     (tmp_path / "waiting.py").write_text(WAITING)
-    parent = subprocess.Popen([sys.executable, str(script)])
+    parent = start_program(script)
     try:
         assert until(lambda: (tmp_path / "a").exists() and (tmp_path / "b").exists(), 120)
         workers = [int((tmp_path / name).read_text()) for name in "ab"]
         assert all(runs(worker) for worker in workers)
     finally:
-        parent.kill()
-        parent.wait()
+        parent.close()
     try:
         assert until(lambda: not any(runs(worker) for worker in workers), 60)
     finally:
@@ -111,11 +112,12 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path, pool: str) -> N
 
 
 SLOW_IMPORT = """
-import sys
+import os, sys
 
 if __name__ == "__main__":
     from medseg.inference.cohort.several_devices import predict_on_devices
 
+    os.environ["PARENT_OF_THE_WORKER"] = str(os.getpid())
     sys.path.insert(0, {folder!r})
     from slow_to_import import work  # its import in the worker takes five minutes
 
@@ -127,9 +129,9 @@ if __name__ == "__main__":
 @pytest.mark.skipif(sys.platform != "linux", reason="another system ends the process after the import")
 def test_a_worker_ends_with_its_parent_while_it_imports(tmp_path: Path) -> None:
     (tmp_path / "slow_to_import.py").write_text(
-        "import multiprocessing, os, time\n"
+        "import os, time\n"
         "from pathlib import Path\n"
-        "if multiprocessing.parent_process() is not None:\n"
+        "if os.environ['PARENT_OF_THE_WORKER'] != str(os.getpid()):\n"
         f"    Path({str(tmp_path / 'part')!r}).write_text(str(os.getpid()))\n"
         f"    Path({str(tmp_path / 'part')!r}).rename({str(tmp_path / 'importing')!r})\n"
         "    time.sleep(300)\n"
@@ -138,12 +140,11 @@ def test_a_worker_ends_with_its_parent_while_it_imports(tmp_path: Path) -> None:
     )
     script = tmp_path / "script.py"
     script.write_text(SLOW_IMPORT.format(folder=str(tmp_path)))
-    parent = subprocess.Popen([sys.executable, str(script)])
+    parent = start_program(script)
     try:
         assert until((tmp_path / "importing").exists, 120)
     finally:
-        parent.kill()
-        parent.wait()
+        parent.close()
     worker = int((tmp_path / "importing").read_text())
     try:
         assert until(lambda: not runs(worker), 60)
