@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -674,7 +673,7 @@ def load(
         )
     if settings:
         saved = saved.replace(predict=saved.predict.merged(settings).to_plain())
-    if not np.isfinite([float(p.detach().abs().max()) for p in model.parameters()]).all():
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
         raise ModelError(f"{folder}: found weights that are NaN or infinite. Train again, or use RUN/best.")
     return Predictor(
         model,

@@ -330,6 +330,17 @@ def test_weights_that_are_not_finite_are_refused(make_predictor, tmp_path):
         load(tmp_path / "model")
 
 
+def test_running_statistics_that_are_not_finite_are_refused(make_predictor, tmp_path):
+    predictor = make_predictor()
+    options = {"channels": [4, 8], "num_blocks": 1, "norm": "batch"}
+    model = medseg.build_model("unet_3d", in_channels=1, num_classes=predictor.labels.num_outputs, **options)
+    saved = predictor.saved.replace(model={"name": "unet_3d", **options})
+    next(buffer for name, buffer in model.named_buffers() if name.endswith("running_var")).fill_(torch.inf)
+    save_model(tmp_path / "model", model, saved, predictor.labels)
+    with pytest.raises(ModelError, match="weights that are NaN or infinite"):
+        load(tmp_path / "model")
+
+
 @pytest.mark.parametrize("place", ["prepare", "run"])
 def test_image_larger_than_memory_does_not_stop_the_others(
     make_predictor, make_volume, tmp_path, monkeypatch, place
