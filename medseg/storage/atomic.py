@@ -78,10 +78,13 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
             temporary.mkdir()
             mode = _mode_of_new_file(temporary / ".probe")
             yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _set_mode(file, mode)
-                    _sync(file)
+            for item in temporary.rglob("*"):
+                if item.is_dir():
+                    sync_folder(item)
+                elif item.is_file():
+                    _set_mode(item, mode)
+                    _sync(item)
+            sync_folder(temporary)  # a synced file whose name is not durable is lost in a power failure
             if keep_existing:
                 _put(temporary, path)
             else:

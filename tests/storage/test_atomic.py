@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from medseg.errors import DataError, ResourceError
+from medseg.storage import atomic
 from medseg.storage.atomic import (
     check_folder,
     replacing,
@@ -305,3 +306,21 @@ def test_an_error_that_is_being_handled_is_no_reason_of_a_later_one(
         with pytest.raises(ValueError, match="no label"):
             fail()
     assert names(tmp_path) == []
+
+
+def test_the_names_of_all_files_in_a_folder_are_durable_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    own = atomic.sync_folder
+
+    def note(folder: Path) -> None:
+        synced.append("target" if folder == tmp_path else folder.name)
+        own(folder)
+
+    monkeypatch.setattr(atomic, "sync_folder", note)
+    with replacing_folder(tmp_path / "model") as folder:
+        (folder / "inner" / "innermost").mkdir(parents=True)
+        (folder / "inner" / "a.bin").write_text("x")
+    assert {"inner", "innermost", folder.name} < set(synced)
+    assert synced[-1] == "target"
