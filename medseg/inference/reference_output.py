@@ -137,7 +137,7 @@ class Difference:
     """A difference between the reference output and what the model computes now.
 
     Attributes:
-        field: What differs: ``preprocessing``, ``logits`` or ``labels``.
+        field: What differs: ``image``, ``preprocessing``, ``logits`` or ``labels``.
         found: What was found.
         expected: What was expected.
     """

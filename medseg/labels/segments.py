@@ -82,7 +82,7 @@ class Segments:
 
     @property
     def labels(self) -> Labels:
-        """The label table; names that occur twice are made different by their value."""
+        """The label table; the value is appended to names that occur twice."""
         return unique_labels({item.value: (item.name, item.colour) for item in self.items}, self.where)
 
     def label_map(self, order: Sequence[str] | None = None) -> Volume:
@@ -193,7 +193,7 @@ def unique_labels(names: Mapping[int, tuple[str, Colour | None]], where: str) ->
     """Return the label table of names by value.
 
     Args:
-        names: Name and colour (None without one) by value. Names that occur twice are made different by their value;
+        names: Name and colour (None without one) by value. The value is appended to names that occur twice;
             impossible values are left out with a warning, and the background keeps its name.
         where: The file, for the warning.
 

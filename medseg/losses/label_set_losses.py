@@ -58,7 +58,7 @@ def _rows(table: Tensor, label: Tensor) -> Tensor:
 class LabelSetDice(nn.Module):
     """1 − soft Dice over the voxels where a class is known, averaged over foreground classes or regions.
 
-    A class is known at a voxel if the label value tells whether the voxel belongs to the class. Dice is
+    A class is known at a voxel if its label value determines whether it belongs to the class. Dice is
     2·Σp·t / (Σp + Σt) with sums over the known voxels. The loss of a class that is unknown in all voxels is 0.
 
     Args:

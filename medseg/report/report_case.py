@@ -42,9 +42,9 @@ class ReportCase:
             case = self.open()
             first = next(iter(case.maps.values()), None)
             on_grid = first is not None and first.grid.shape == case.image.grid.shape
-            picture = thumbnail(case.image, first if on_grid else None)
+            preview = thumbnail(case.image, first if on_grid else None)
             return {
-                "thumbnail": base64.b64encode(picture).decode(),
+                "thumbnail": base64.b64encode(preview).decode(),
                 "viewer": case.payload(max_bytes),
                 "problem": "",
             }

@@ -241,7 +241,7 @@ class _Pool(Generic[_Item, _Result]):
         worker.give(index, request, self._needs(index), alone=alone)
 
     def _needs(self, index: int) -> int:
-        """Return the estimate of an item, which is only made once, because a header may be read for it."""
+        """Return the estimate of an item, which is computed only once, because a header may be read for it."""
         if index not in self._estimates:
             self._estimates[index] = 0 if self._memory is None else self._memory(self._items[index])
         return self._estimates[index]
@@ -350,7 +350,7 @@ class _Worker:
         return max(0, self._needed - taken) + (0 if started else _WORKER_BYTES)
 
     def _private(self) -> int:
-        """Return the bytes in memory, without those of libraries, which processes share, where the system tells them apart."""
+        """Return the bytes in memory, without those of libraries, which processes share, where the system distinguishes them."""
         try:
             memory = psutil.Process(self._process.pid).memory_info()
         except psutil.Error:

@@ -92,15 +92,13 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """Return the files of a folder and of the folders within it, as of the disk of a hospital."""
+    """Return the files of a folder and of all folders within it, as a disk from a hospital has them."""
     return sorted(file for file in folder.rglob("*") if not file.is_dir())
 
 
 def _stamp(files: list[Path]) -> str:
-    found = [file.stat() for file in files]
-    return short_hash(
-        [[one.st_size, one.st_mtime_ns, one.st_ctime_ns, one.st_ino, one.st_dev] for one in found]
-    )
+    statuses = [file.stat() for file in files]
+    return short_hash([[s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev] for s in statuses])
 
 
 def _content(files: list[Path]) -> str:

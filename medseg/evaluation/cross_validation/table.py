@@ -120,12 +120,12 @@ class FoldTable:
         }
 
     def __repr__(self) -> str:
-        objects = "" if self.instances is None else f"\n\n{self.instances!r}"
-        return f"{self.table!r}\n\n{text_table(self._cells(), self._notes())}{objects}"
+        instances = "" if self.instances is None else f"\n\n{self.instances!r}"
+        return f"{self.table!r}\n\n{text_table(self._cells(), self._notes())}{instances}"
 
     def _repr_html_(self) -> str:
-        objects = "" if self.instances is None else self.instances._repr_html_()
-        return f"{self.table._repr_html_()}{html_table(self._cells(), self._notes())}{objects}"
+        instances = "" if self.instances is None else self.instances._repr_html_()
+        return f"{self.table._repr_html_()}{html_table(self._cells(), self._notes())}{instances}"
 
     def _cells(self) -> list[list[str]]:
         """Return a header, one row per fold, and a row with mean and standard deviation, as texts."""

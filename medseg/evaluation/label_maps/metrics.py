@@ -178,20 +178,20 @@ def compare_label_maps(
             continue
         # The margin makes sure that only an axis of length 1 in the volume has length 1 in the box.
         box = union_of_boxes(
-            [found[index - 1] for found in boxes for index in members], reference.grid.shape, margin=1
+            [of_map[index - 1] for of_map in boxes for index in members], reference.grid.shape, margin=1
         )
         predicted, expected = (
             array[box] == members[0] if len(members) == 1 else np.isin(array[box], members)
             for array in classes
         )
-        found = VoxelCounts(
+        voxel_counts = VoxelCounts(
             int(counts[np.ix_(members, members)].sum()),
             int(counts[members].sum()),
             int(counts[:, members].sum()),
             voxels,
         )
         pair = MaskPair(predicted, expected, np.asarray(steps, dtype=np.float64), diagonal_mm)
-        rows.append(_row(case, region, found, voxel_ml, pair, options))
+        rows.append(_row(case, region, voxel_counts, voxel_ml, pair, options))
     return rows
 
 

@@ -117,8 +117,7 @@ def run_int8(folder: Path, size: tuple[int, ...]) -> Run:  # pragma: extra
         raise ModelError(
             f"{file}: not readable ({_first_line(error)}). Copy the model folder again."
         ) from None
-    expected = tuple(graph.input(0).partial_shape)[2:]
-    found = tuple(int(one.get_length()) for one in expected)
+    found = tuple(int(length.get_length()) for length in tuple(graph.input(0).partial_shape)[2:])
     if found != size:
         raise ModelError(
             f"{file}: size of images: found {found}, expected {size}. Run medseg quantize again, or predict with precision=float32."

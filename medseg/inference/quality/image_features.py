@@ -1,4 +1,4 @@
-"""Properties of an image that tell a usual image from an unusual one, whatever the scale of its intensities.
+"""Properties of an image that distinguish a usual image from an unusual one, whatever the scale of its intensities.
 
 All are computed from a regular sample, so that they take little time and memory for large images.
 """

@@ -1,4 +1,4 @@
-"""Properties of the labels of a prediction that tell a usual segmentation from an unusual one."""
+"""Properties of the labels of a prediction that distinguish a usual segmentation from an unusual one."""
 
 from __future__ import annotations
 

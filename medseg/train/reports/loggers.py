@@ -94,8 +94,8 @@ def _created(name: str) -> Logger:
     found: list[EntryPoint] = [point for point in entry_points(group=GROUP) if point.name == name]
     try:
         if found:
-            made: Logger = found[0].load()()
-            return made
+            external: Logger = found[0].load()()
+            return external
         module, _, kind = _BUILTIN[name].partition(":")
         builtin: Logger = getattr(import_module(module), kind)()
         return builtin

@@ -16,7 +16,7 @@ MEMORY = "8GB"
 BACKWARD_COST = 2
 """Arithmetic of the backward pass, relative to the forward pass: gradients of the input and of the weights."""
 LEAST_STEPS = 500
-"""Steps below which a training is said to be too short to learn much."""
+"""Steps below which a training counts as too short to learn much."""
 
 
 def step_seconds(forward_flops: float, batch: int, cores: int = CORES) -> float:
