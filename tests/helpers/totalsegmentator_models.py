@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 
@@ -25,14 +26,18 @@ def write_dataset(
     mean: float = 40.0,
     trainer: str = NO_MIRRORING,
     name: str = "3d_fullres",
+    only: tuple[int, ...] = (),
 ) -> Path:
-    """Write ``DatasetNNN_part`` of a small network with random weights and `count` labels; return the trained folder."""
+    """Write ``DatasetNNN_part`` of a small network with random weights and `count` labels; return the trained folder.
+
+    The network finds the labels `only`, if there are any.
+    """
     net = architecture(3, features=(4, 6))
     plans = plans_of({name: configuration([12, 12, 12], [size] * 3, net, ["CTNormalization"], [False])})
     plans["dataset_name"] = f"Dataset{number:03d}_part"
     plans["foreground_intensity_properties_per_channel"]["0"]["mean"] = mean
     labels = {"background": 0, **{f"structure {i}": i for i in range(1, count + 1)}}
-    return write_trained(
+    folder = write_trained(
         root / f"Dataset{number:03d}_part",
         name,
         plans,
@@ -41,23 +46,47 @@ def write_dataset(
         seed=number,
         background=0.7,
     )
+    if only:
+        _leave_labels(folder / "fold_0" / "checkpoint_final.pth", only)
+    return folder
 
 
-def write_ct(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...], axcodes: str) -> Path:
-    """Write whole numbers with structures of some millimetres, and a border of zeros on two sides."""
+def _leave_labels(path: Path, labels: tuple[int, ...]) -> None:
+    """Change the last layer of a checkpoint so that no other labels than these are found."""
+    checkpoint = torch.load(path, weights_only=False)
+    weights = checkpoint["network_weights"]
+    bias = weights[max(name for name in weights if "seg_layers" in name and name.endswith("bias"))]
+    others = [label for label in range(1, len(bias)) if label not in labels]
+    bias[others] = -1e6
+    torch.save(checkpoint, path)
+
+
+def write_ct(
+    path: Path, shape: tuple[int, ...], spacing: tuple[float, ...], axcodes: str, zeros: int = 4
+) -> Path:
+    """Write whole numbers with structures of some millimetres, and zeros on two sides: on one of them, `zeros` slices."""
     rng = np.random.default_rng(3)
     grids = np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, spacing, strict=True)], indexing="ij")
     wave = sum(np.sin(g / (3.0 + a)) for a, g in enumerate(grids))
     data = np.asarray(120 * wave + 20 * rng.normal(size=shape) + 30).astype(np.int16)
-    data[:4] = 0
+    data[:zeros] = 0
     data[:, :, -3:] = 0
     image = nib.Nifti1Image(data, np.diag([*spacing, 1.0]))
     nib.save(image.as_reoriented(axcodes2ornt(tuple(axcodes))), path)
     return path
 
 
-def plain_label_map(image: Path, parts: list[Path], scratch: Path, *, size: float, order: int) -> np.ndarray:
+def plain_label_map(
+    image: Path,
+    parts: list[Path],
+    scratch: Path,
+    *,
+    size: float,
+    order: int,
+    overlap: float = 0.2,
+) -> np.ndarray:
     """Return the label map of a task in plain steps, each network on its own; labels of later parts follow earlier ones."""
+    scratch.mkdir(exist_ok=True)
     original = nib.load(image)
     canonical = nib.as_closest_canonical(original)
     data = np.asanyarray(canonical.dataobj).astype(np.float64)
@@ -71,7 +100,7 @@ def plain_label_map(image: Path, parts: list[Path], scratch: Path, *, size: floa
         model = scratch / f"part {number}"
         import_nnunet(part, model, orientation="RAS")
         predictor = medseg.load(
-            model, device="cpu", precision="float32", overlap=0.2, mirror_axes=[], skip_empty=False
+            model, device="cpu", precision="float32", overlap=overlap, mirror_axes=[], skip_empty=False
         )
         own = predictor(scratch / "small.nii.gz").data[0]
         combined[own > 0] = own[own > 0] + before

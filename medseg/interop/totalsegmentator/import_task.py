@@ -106,6 +106,8 @@ def _only_task(source: Path) -> Task:
     """Return the only task whose data sets are in a folder, or raise an error."""
     numbers = _datasets(source)
     found = [one for one in TASKS.values() if set(one.datasets) <= set(numbers)]
+    coarse = {one.crop_task for one in found if one.crop}
+    found = [one for one in found if one.name not in coarse]  # those are there for another task
     if len(found) == 1:
         return found[0]
     if found:
