@@ -34,7 +34,9 @@ ALICE, BOB = "token-of-alice-0123456789", "token-of-bob-0123456789"
 LABELS = Labels.from_names({"background": 0, "liver": 5, "spleen": 7})
 
 
-def save_toy_model(folder: Path, *, name: str = "toy", channels: int = 1, labels: Labels = LABELS) -> Path:
+def save_toy_model(
+    folder: Path, *, name: str = "toy", channels: int = 1, labels: Labels = LABELS, **more: object
+) -> Path:
     """Write the model folder of a network with some hundred weights."""
     options = {"channels": [4, 8], "num_blocks": 1}
     torch.manual_seed(3)
@@ -47,6 +49,7 @@ def save_toy_model(folder: Path, *, name: str = "toy", channels: int = 1, labels
         "preprocessing": {"channels": [{"method": "zscore"}] * channels},
         "window": (8, 8, 8),
         "predict": {"precision": "float32"},
+        **more,
     }
     save_model(folder, model, SavedModel.parse(values), labels)
     return folder

@@ -94,6 +94,12 @@ def test_predictions_of_images_that_lack_a_channel(run: Path, data: Path, tmp_pa
     with pytest.warns(DataWarning, match="channel CT: found no file; zeros were used"):
         alone = predictor([None, data / "imagesTr" / "case1_0001.nii.gz"])
     np.testing.assert_array_equal(alone.data, medseg.read_labels(tmp_path / "out" / "case1.nii.gz").data)
+    table = tmp_path / "images.tsv"
+    table.write_text(f"case\timage_CT\timage_T1\nfirst\t\t{data}/imagesTr/case1_0001.nii.gz\n")
+    words = [str(run / "model"), str(table), "--files-root", str(data), "-o", str(tmp_path / "listed")]
+    assert main(["predict", *words]) == 0
+    listed = medseg.read_labels(tmp_path / "listed" / "first.nii.gz")
+    np.testing.assert_array_equal(listed.data, alone.data)
     assert (
         main(
             [

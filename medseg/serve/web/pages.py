@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.runtime.machine import installed_version
+from medseg.serve.dicomweb.series_requests import MOST_STUDIES
 from medseg.serve.job import ARCHIVE, FORMATS, SINGLE_FILES
 from medseg.viz.viewer.viewer_page import embedded_json, script_hash_source, viewer_scripts
 
@@ -39,7 +40,11 @@ def start_page(dicomweb: bool = False) -> str:
     Returns:
         HTML text.
     """
-    values = {"formats": [one.removeprefix(".") for one in FORMATS], "suffixes": [*SINGLE_FILES, ARCHIVE]}
+    values = {
+        "formats": [one.removeprefix(".") for one in FORMATS],
+        "suffixes": [*SINGLE_FILES, ARCHIVE],
+        "mostStudies": MOST_STUDIES,
+    }
     return _rendered("start.html.j2", script=_script(), values=embedded_json(values), dicomweb=dicomweb)
 
 

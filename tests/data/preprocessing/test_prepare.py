@@ -7,7 +7,7 @@ import pytest
 
 from medseg.data.preprocessing.histogram import foreground_histograms
 from medseg.data.preprocessing.normalize import Normalization, normalizations
-from medseg.data.preprocessing.prepare import Preprocessing, check_image, prepare
+from medseg.data.preprocessing.prepare import Preprocessing, check_image, prepare, prepare_masks
 from medseg.errors import DataError
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -145,3 +145,27 @@ def test_no_statistics_are_needed_for_other_methods():
         Normalization(method="zscore"),
         Normalization(method="none"),
     )
+
+
+@pytest.mark.parametrize(
+    "method", ["ct", "zscore", "zscore_nonzero", "zscore_mask", "rescale", "rgb", "none"]
+)
+def test_an_absent_channel_is_zero_for_every_normalisation(method: str) -> None:
+    """The other channel is prepared as if it were alone, except for masks that channels share."""
+    values = np.random.default_rng(0).uniform(1, 200, (1, 9, 8, 7)).astype(np.float32)
+    grid = Grid.from_spacing((9, 8, 7), (1, 1, 2))
+    one = {"method": method, "mean": 40, "std": 20, "low": 10, "high": 150}
+    both = Preprocessing.parse({"spacing": (1.5, 1.5, 1.5), "channels": [one, one]})
+    image = Volume(np.concatenate([np.zeros_like(values), values]), grid, absent=(0,))
+    prepared = prepare(image, both)
+    assert not prepared.image.data[0].any()
+    alone = prepare(Volume(values, grid), both.replace(channels=[one]))
+    np.testing.assert_array_equal(prepared.image.data[1], alone.image.data[0])
+    masks = prepare_masks(prepared, both)
+    assert (masks is None) == (method not in ("zscore_nonzero", "zscore_mask"))
+
+
+def test_zeros_that_are_not_absent_are_normalised_like_other_values() -> None:
+    image = Volume(np.zeros((1, 4, 4, 4), np.float32), Grid.from_spacing((4, 4, 4)))
+    ct = Preprocessing.parse({"channels": [{"method": "ct", "mean": 40, "std": 20}]})
+    assert (prepare(image, ct).image.data == -2).all()

@@ -43,6 +43,20 @@ def test_channels_in_an_archive_are_one_image(tmp_path: Path) -> None:
     assert isinstance(answer(two, tmp_path, "image.zip"), Finished)
 
 
+def test_an_archive_may_lack_a_channel_if_the_model_accepts_that(tmp_path: Path) -> None:
+    (tmp_path / "image.zip").write_bytes(zip_of({"Doe_0001.nii.gz": image_bytes(tmp_path)}))
+    complete = LoadedModels.load(save_toy_model(tmp_path / "complete", channels=2), device="cpu")
+    failed = answer(complete, tmp_path, "image.zip")
+    assert isinstance(failed, Failed)
+    assert "00000_0000.nii.gz" in failed.message
+    folder = save_toy_model(tmp_path / "model", channels=2, absent_channels="zeros")
+    done = answer(LoadedModels.load(folder, device="cpu"), tmp_path, "image.zip")
+    assert isinstance(done, Finished)
+    (note,) = [one for one in done.notes if "zeros were used" in one]
+    assert "channel channel 0: found no file" in note
+    assert "Doe" not in note
+
+
 def test_a_dicom_segmentation_of_an_archive_without_a_series_is_refused(
     models: LoadedModels, tmp_path: Path
 ) -> None:

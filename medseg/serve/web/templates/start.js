@@ -188,7 +188,7 @@
   const search = guarded(async () => {
     const studies = await askFor("api/dicomweb/studies", searchOf(byId("wanted").value.trim()));
     byId("found").hidden = false;
-    byId("found").textContent = studies.length ? `${studies.length} found` : "no study found";
+    byId("found").textContent = studies.length ? `${studies.length} found${studies.length === values.mostStudies ? ", the largest number that is listed" : ""}` : "no study found";
     byId("studies").hidden = !studies.length;
     byId("studies").tBodies[0].replaceChildren(...studies.map(studyRow));
   });
