@@ -232,3 +232,15 @@ def test_a_folder_that_cannot_be_written_is_named_before_cases_are_measured(
     sides = [str(folders / name) for name in ("predictions", "references")]
     assert main(["evaluate", *sides, *options, "-o", str(tmp_path / "file" / "out")]) == 1
     assert "out: cannot be written" in capsys.readouterr().err
+
+
+def test_images_that_cannot_be_used_are_noticed_before_cases_are_measured(folders, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    for name in ("a.nii.gz", "a.nrrd"):
+        (tmp_path / "images" / name).touch()
+    sides = [str(folders / name) for name in ("predictions", "references")]
+    output = tmp_path / "out"
+    given = ["-o", str(output), "--report", "--images", str(tmp_path / "images")]
+    assert main(["evaluate", *sides, *given]) == 1
+    assert "found a.nii.gz and a.nrrd for case 'a'" in capsys.readouterr().err
+    assert not output.exists()

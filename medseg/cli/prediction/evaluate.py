@@ -81,6 +81,10 @@ def run(options: argparse.Namespace) -> int:
             f"--{name}: found it with --instances, which measures no label maps. Remove one of them."
         )
     require_paths([options.prediction, options.reference, options.labels, options.image_folder])
+    if options.image_folder:
+        from medseg.report.case_files import images_of_folder
+
+        images_of_folder(options.image_folder)  # before the cases are measured, which may take hours
     _check_output(options.output)
     return _instances(options) if by_instance else _label_maps(options)
 
