@@ -126,7 +126,7 @@ def test_classes_without_a_background_leave_it_new(tmp_path):
     folder.mkdir()
     save_file(source.network.state_dict(), folder / "model.safetensors")
     labels = {"0": "wall", "1": "sky", "2": "tree"}
-    (folder / "config.json").write_text(json.dumps({"id2label": labels}))
+    (folder / "config.json").write_text(json.dumps({"id2label": labels, "num_attention_heads": 2}))
     found = started(folder, COLOURS, ("background", "sky", "wall"), name, toy_options(name))
     own, old = found.model.network.class_predictor.weight, source.network.class_predictor.weight
     assert torch.equal(own[1:], old[[1, 0, 3]])  # the last one is "no object"
@@ -241,7 +241,9 @@ def test_a_repository_in_the_cache_of_the_hub_is_used_by_its_name(images, tmp_pa
         folder.mkdir(parents=True)
     (root / "refs" / "main").write_text("0" * 40)
     save_file(source.network.state_dict(), blobs / "aaaa")
-    (blobs / "bbbb").write_text(json.dumps({"id2label": {"0": "person", "1": "tree"}}))
+    (blobs / "bbbb").write_text(
+        json.dumps({"id2label": {"0": "person", "1": "tree"}, "num_attention_heads": 2})
+    )
     (snapshot / "model.safetensors").symlink_to(blobs / "aaaa")
     (snapshot / "config.json").symlink_to(blobs / "bbbb")
     made = plan(images, PlanOptions(start="hub:org/name", device="cpu"), cache=tmp_path / "fingerprint.json")

@@ -1,7 +1,7 @@
 """Weights by name: files, torchvision names and the Hugging Face hub. Downloads happen only if they are allowed.
 
 Only tensors are read, from safetensors or from PyTorch files with ``weights_only=True``. Of the configuration files of a hub
-repository, only names of classes and the normalisation of images are read.
+repository, only the names of classes, the number of attention heads and the normalisation of images are read.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ PICKLE = ".pkl"
 
 _WHOLE_MODELS = ("FCN_", "MaskRCNN_")  # beginnings of torchvision's names
 _PIXEL = 255
+_USUAL_HEADS = 8  # not stored by transformers, because it is the default
 _ROUNDING = 1e-4  # of numbers that were stored in single precision
 _MOST_BYTES = 1 << 24  # of a file of settings
 
@@ -127,7 +128,7 @@ def _converted(state: Mapping[str, Tensor], content: Any, file: Path) -> Publish
     if is_torchvision_fcn(state):
         return from_torchvision_fcn(state)
     if is_mask_transformer(state):
-        return from_transformers(state, _configured_classes(file), _statistics(file))
+        return from_transformers(state, _configured_classes(file), _statistics(file), _configured_heads(file))
     example = next(iter(state), "none")
     raise ModelError(
         f"found {len(state)} tensors such as {example}, expected a Mask R-CNN of Detectron2, ViT-Adapter or torchvision, an FCN of "
@@ -187,7 +188,7 @@ def _listed_classes(content: Any) -> tuple[str, ...] | None:
 
 
 def _configured_classes(file: Path) -> tuple[str, ...] | None:
-    """Return the class names of a repository of transformers; of its configuration nothing else is read."""
+    """Return the class names of a repository of transformers; of its configuration only these and the number of heads are read."""
     found = _settings(file.with_name(CONFIG)).get("id2label")
     if not isinstance(found, dict) or not found:
         return None
@@ -195,6 +196,17 @@ def _configured_classes(file: Path) -> tuple[str, ...] | None:
     if not all(isinstance(name, str) for name in names) or names[0] == "LABEL_0":
         return None
     return tuple(str(name) for name in names)
+
+
+def _configured_heads(file: Path) -> int | None:
+    """Return the attention heads that a repository of transformers states, of Mask2Former or of the decoder of MaskFormer."""
+    if not file.with_name(CONFIG).is_file():
+        return None
+    settings = _settings(file.with_name(CONFIG))
+    decoder = settings.get("decoder_config")
+    inside = decoder.get("decoder_attention_heads") if isinstance(decoder, dict) else None
+    found = settings.get("num_attention_heads", inside)
+    return found if isinstance(found, int) else _USUAL_HEADS
 
 
 def _statistics(file: Path) -> PixelStatistics:

@@ -52,7 +52,10 @@ def is_mask_transformer(names: Mapping[str, Any]) -> bool:
 
 
 def from_transformers(
-    state: Mapping[str, Tensor], classes: tuple[str, ...] | None, statistics: PixelStatistics
+    state: Mapping[str, Tensor],
+    classes: tuple[str, ...] | None,
+    statistics: PixelStatistics,
+    attention_heads: int | None = None,
 ) -> PublishedModel:
     """Return a MaskFormer or Mask2Former by the names of medseg, from the present or an older release.
 
@@ -60,6 +63,7 @@ def from_transformers(
         state: Tensors by the names of transformers.
         classes: Names of the classes in the configuration of the repository; None without it.
         statistics: Normalisation of its images.
+        attention_heads: Heads of the decoder, which do not follow from the tensors; None if they are not known.
 
     Returns:
         The model.
@@ -86,6 +90,8 @@ def from_transformers(
             "facebook/maskformer-resnet50-ade, or a Mask2Former, which medseg also offers on Swin transformers."
         )
     options = (_swin(tensors) if swin else _resnet(tensors)) | _transformer(tensors, newer=newer)
+    if attention_heads is not None:
+        options["attention_heads"] = attention_heads
     outputs = tensors["network.class_predictor.weight"].shape[0] - 1  # without "no object"
     stem = (
         "swin.embeddings.patch_embeddings.projection.weight"

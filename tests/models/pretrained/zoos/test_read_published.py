@@ -14,6 +14,8 @@ from medseg.models import build_model
 from medseg.models.pretrained.zoos.read_published import find_published_file, is_published, read_published
 from tests.helpers.networks import toy_options
 
+NAME = "mask_rcnn_resnet_50_fpn"
+
 
 class Evil:
     def __reduce__(self):
@@ -27,7 +29,7 @@ def test_a_pickle_with_a_callable_is_refused(tmp_path, monkeypatch):
     assert is_published(path)
     for read in (
         read_published,
-        lambda path: build_model("mask_rcnn_resnet_50_fpn", in_channels=3, num_classes=81, weights=str(path)),
+        lambda path: build_model(NAME, in_channels=3, num_classes=81, weights=str(path), **toy_options(NAME)),
     ):
         with pytest.raises(
             ModelError,
@@ -41,9 +43,8 @@ def test_a_pickle_with_a_callable_is_refused(tmp_path, monkeypatch):
 
 
 def test_medsegs_own_tensors_are_no_published_model(tmp_path):
-    name = "mask_rcnn_resnet_50_fpn"
     with torch.device("meta"):
-        detector = build_model(name, in_channels=3, num_classes=3, **toy_options(name)).state_dict()
+        detector = build_model(NAME, in_channels=3, num_classes=3, **toy_options(NAME)).state_dict()
     transformer = ["class_predictor.weight", "model.transformer_module.queries_embedder.weight"]
     for names in (detector, [f"network.{part}" for part in transformer]):
         path = tmp_path / "model.safetensors"

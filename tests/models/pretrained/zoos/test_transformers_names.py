@@ -28,10 +28,17 @@ def repository(path, network, *, labels=None, mean=None, older=True):
     path.mkdir()
     state = {hub_name(key) if older else key: tensor.clone() for key, tensor in network.state_dict().items()}
     save_file(state, path / "model.safetensors")
+    heads = network.config.to_dict().get("num_attention_heads", 8)
     config = {
         "auto_map": {"AutoModel": "evil.Model"},
         "id2label": {str(i): name for i, name in enumerate(labels or [])},
+        "num_attention_heads": heads,
     }
+    if "decoder_config" in network.config.to_dict():
+        del config["num_attention_heads"]
+        config["decoder_config"] = {
+            "decoder_attention_heads": network.config.decoder_config.decoder_attention_heads
+        }
     (path / "config.json").write_text(json.dumps(config))
     if mean is not None:
         (path / "preprocessor_config.json").write_text(
@@ -57,6 +64,17 @@ def test_a_repository_gives_the_logits_of_transformers(tmp_path, name, older):
     for key in ("class_queries_logits", "masks_queries_logits"):
         wanted = expected[key]
         assert (found[key] - wanted).abs().max() <= 1e-5 * wanted.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize("name", ["maskformer_resnet_18", "mask2former_resnet_18"])
+def test_another_number_of_heads_is_refused(tmp_path, name):
+    """It does not follow from the tensors, and other heads compute other logits."""
+    path = repository(tmp_path / "repository", toy(name).network)
+    options = toy_options(name) | {"attention_heads": 4}
+    with pytest.raises(ModelError, match=r"model\.attention_heads: found 4, expected 2"):
+        build_model(name, in_channels=3, num_classes=3, weights=str(path), **options)
+    (path / "config.json").write_text("{}")
+    assert read_published(path).options["attention_heads"] == 8
 
 
 def test_statistics_of_images_are_those_of_the_repository(tmp_path):
