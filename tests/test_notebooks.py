@@ -31,15 +31,27 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python", "pygments_lexer": "ipython3"},
 }
-# Shorter trainings of the same cells, for a test; the stored pages show the whole ones.
+# Shorter trainings of the same cells on coarser phantoms, for a test; the stored pages show the whole ones.
 SHORTER = {
-    "03": {'"train.steps=200"': '"train.steps=50"', "report.step == 100": "report.step == 25"},
-    "04": {
-        '"steps": 100': '"steps": 6',
-        '"steps": 30': '"steps": 3',
-        '"steps": 130': '"steps": 6',
-        '"steps": 150': '"steps": 6',
+    "03": {
+        "cases=10": "cases=5, shape=(24, 20, 16), spacing=(14, 15, 17)",
+        "spacing: [2.5, 2.5, 4]": "spacing: [14, 14, 16]",
+        "size: [48, 48, 32]": "size: [16, 16, 16]",
+        "report_every: 25": "report_every: 2",
+        "validate_every: 50": "validate_every: 4",
+        '"train.steps=200"': '"train.steps=8"',
+        "report.step == 100": "report.step == 4",
     },
+    "04": {
+        "cases=8, shape=(64, 56, 30), spacing=(1.8, 1.8, 3.6)": "cases=4, shape=(32, 28, 15), spacing=(3.6, 3.6, 7.2)",
+        '"spacing": [2, 2, 4]': '"spacing": [4, 4, 8]',
+        '"size": [48, 48]': '"size": [32, 32]',
+        '"steps": 100': '"steps": 4',
+        '"steps": 30': '"steps": 2',
+        '"steps": 130': '"steps": 4',
+        '"steps": 150': '"steps": 4',
+    },
+    "05": {"shape=(48, 40, 28), spacing=(8, 8, 10)": "shape=(24, 20, 14), spacing=(16, 16, 20)"},
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
 TIMEOUT_S = 240  # of one cell; on two quiet cores the slowest takes less than 20 s
