@@ -75,6 +75,7 @@ _ROWS: tuple[tuple[str, Severity, str, str, str], ...] = (
     # Labels
     ("LABEL_NOT_FINITE", "error", "A label map contains NaN or infinity", "whole numbers", "Save the label map again as integers."),
     ("LABEL_NOT_WHOLE", "error", "A label map contains values that are not whole numbers", "whole numbers", "Give the label map as it was before interpolation; if rounding restores it, use --repair."),
+    ("PROBABILITIES_INVALID", "error", "Label probabilities do not fit the image or the labels, or are no probabilities", "one channel per label, with numbers from 0 to 1 whose sum is 1", "Store one channel per label on the grid of the image."),
     ("LABEL_ROUNDED", "note", "A label map is stored as fractions that are whole numbers up to rounding", "whole numbers", "Save the label map again as integers for other programs."),
     ("LABEL_VALUE_UNKNOWN", "error", "A label map contains a value that the dataset does not name", "the values of the dataset's labels", "Add the value to the labels, correct the label map, or map the value to another (--repair)."),
     ("LABEL_LOOKS_LIKE_INSTANCES", "error", "A label map contains consecutive numbers, as instance maps do", "one value for each label", "If it is an instance map, state \"instances\": true in dataset.json or data.instances=true, or give it as instances (folder or column); else convert it."),

@@ -20,6 +20,7 @@ Axis = Literal[0, 1, 2]
 Radius = Annotated[float, Field(ge=1, le=15, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+CaseWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Factor = Annotated[float, Field(gt=0, le=10)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -111,6 +112,9 @@ class DataSettings(Config):
             it themselves (``"instances": true`` in a ``dataset.json``). The dataset then has a single label.
         partially_annotated: Case id, or a pattern such as ``liver_*`` → names of the labels that are annotated in these
             cases. Later entries take precedence. Background voxels of these cases may belong to any other label.
+        case_weights: Case id, or a pattern such as ``rare_*`` → how often patches of these cases are sampled in training, in
+            proportion to the other cases, whose weight is 1 or that of the column ``case_weight`` of a table. Later entries
+            take precedence; 0 leaves a case out of training.
         folds: Number of parts into which subjects are divided.
         fold: Part that is held out for validation, from 0; a cross-validation holds out each part in turn. ``all`` trains
             on every case, without validation.
@@ -143,6 +147,7 @@ class DataSettings(Config):
     ignore: int | None = None
     instances: bool = False
     partially_annotated: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    case_weights: dict[str, CaseWeight] = Field(default_factory=dict)
     folds: int = Field(5, ge=2)
     fold: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     orientation_from: OrientationFrom | None = None

@@ -105,7 +105,7 @@ def held_out_pairs(
         Pair(
             case.id,
             file,
-            case.label or partial(_reference_of_instances, case, labels),
+            case.label or partial(_derived_reference, case, labels),
             case.annotated,
             case.reading,
         )
@@ -146,12 +146,15 @@ def held_out_instances(
             reference = partial(read_case_objects, case, labels)
             components: ComponentsOf = "neither" if found else "predictions"
             pairs.append(InstancePair(case.id, file, reference, components, case.reading))
-        elif case.label is not None and found:
-            pairs.append(
-                InstancePair(case.id, file, partial(_components_of_label, case), reading=case.reading)
-            )
-        elif case.label is not None:
+        elif case.label is not None and not found:
             pairs.append(InstancePair(case.id, file, case.label, "both", case.reading))
+        else:
+            components = "neither" if found else "predictions"
+            pairs.append(
+                InstancePair(
+                    case.id, file, partial(_components_of_label, case, labels), components, case.reading
+                )
+            )
     return pairs, labels
 
 
@@ -191,16 +194,18 @@ def _require(files: Sequence[Path], cases: Sequence[Case], command: str) -> None
         )
 
 
-def _components_of_label(case: Case) -> InstanceFile:
+def _components_of_label(case: Case, labels: Labels) -> InstanceFile:
     """Return the connected components of a case's label map as instances."""
-    assert case.label is not None
-    label = read_repaired_labels(case.label, case.reading, like=case.images[0])
+    if case.label is None:
+        label = _derived_reference(case, labels)
+    else:
+        label = read_repaired_labels(case.label, case.reading, like=case.images[0])
     parts = Instances.from_components(label.data[0])
     values = {number: int(value) for number, value in enumerate(parts.classes, start=1)}
     return InstanceFile(label.with_data(parts.to_map()[None]), values)
 
 
-def _reference_of_instances(case: Case, labels: Labels) -> Volume:
-    """Return the label map, with label values, of a case that has instances only."""
+def _derived_reference(case: Case, labels: Labels) -> Volume:
+    """Return the label map, with label values, of a case that has instances or probabilities only."""
     classes = read_case_label(case, labels)
     return classes.with_data(labels.to_values(classes.data))

@@ -62,13 +62,16 @@ def find_dataset(experiment: ExperimentConfig, folder: Path) -> Dataset:
         folder: Folder for phantoms, `RunFolder.shared_folder`.
 
     Returns:
-        The dataset with the annotated labels of ``data.partially_annotated``.
+        The dataset with the annotated labels of ``data.partially_annotated`` and the weights of ``data.case_weights``.
 
     Raises:
-        ConfigError: The experiment names no dataset, or annotated labels of cases that do not exist.
+        ConfigError: The experiment names no dataset, or annotated labels or weights of cases that do not exist.
         DataError: The dataset cannot be read.
     """
-    found = _with_annotated(_read_or_create(experiment, folder), experiment.data.partially_annotated)
+    data = experiment.data
+    found = _read_or_create(experiment, folder)
+    found = _with_fields(found, "partially_annotated", "annotated", data.partially_annotated)
+    found = _with_fields(found, "case_weights", "weight", data.case_weights)
     return with_first_stage(found, experiment.cascade)
 
 
@@ -88,18 +91,18 @@ def _read_or_create(experiment: ExperimentConfig, folder: Path) -> Dataset:
     return write_phantoms(target, cases=cases, modality=modality, seed=seed)
 
 
-def _with_annotated(dataset: Dataset, partial: Mapping[str, tuple[str, ...]]) -> Dataset:
-    """Return the dataset with the annotated labels of partially annotated cases, as the config states them."""
+def _with_fields(dataset: Dataset, key: str, field: str, values: Mapping[str, Any]) -> Dataset:
+    """Return the dataset with a field of its cases set, as a key of the config states it by id or pattern."""
     cases = {case.id: case for case in dataset.cases}
-    for pattern, names in partial.items():
+    for pattern, value in values.items():
         matching = fnmatch.filter(cases, pattern)
         if not matching:
             raise ConfigError(
-                f"data.partially_annotated: no case matches {pattern!r}.{did_you_mean(pattern, cases)} Give a case id, "
+                f"data.{key}: no case matches {pattern!r}.{did_you_mean(pattern, cases)} Give a case id, "
                 "or a pattern such as liver_*."
             )
-        cases |= {case_id: replace(cases[case_id], annotated=names) for case_id in matching}
-    return replace(dataset, cases=tuple(cases.values())) if partial else dataset
+        cases |= {case_id: replace(cases[case_id], **{field: value}) for case_id in matching}
+    return replace(dataset, cases=tuple(cases.values())) if values else dataset
 
 
 def labels_of(experiment: ExperimentConfig, dataset: Dataset) -> Labels:

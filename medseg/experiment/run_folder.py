@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -44,13 +44,14 @@ from medseg.train.training_run import BEST, CHECKPOINTS, MODEL
 FORMAT = 1
 RECORD = "run.json"
 PREPARED = "prepared.json"  # the prepared cases of the run, which `medseg clean` keeps
+_CASE_WEIGHTS = "case_weights.json"  # of the training cases, unless all are 1
 _REPAIRS = "repairs.yaml"  # a copy of data.repairs
 _FIRST_WEIGHTS = "first.safetensors"
 _OLD_MODEL = "old_model"
 _FOLD = re.compile(r"fold_([0-9]+)")
 _BEFORE_CONFIG = {
     LOCK, RECORD, "environment.json", "splits.json", "labels.tsv", "preprocessing.yaml", FIRST_STAGE, _REPAIRS,
-    PREPARED, STARTED_FROM, _FIRST_WEIGHTS, _OLD_MODEL,
+    PREPARED, STARTED_FROM, _FIRST_WEIGHTS, _OLD_MODEL, _CASE_WEIGHTS,
 }  # fmt: skip
 
 
@@ -263,6 +264,18 @@ class RunFolder:
         """Read where the first weights came from; None for fresh ones."""
         path = self.path / STARTED_FROM
         return StartedFrom.parse(read_object(path), source=str(path)) if path.is_file() else None
+
+    def keep_case_weights(self, weights: Mapping[str, float]) -> None:
+        """Write how often the patches of each training case are sampled, so that a resumed run samples them alike."""
+        path = self.path / _CASE_WEIGHTS
+        path.unlink(missing_ok=True)  # by a process that was stopped
+        if any(weight != 1 for weight in weights.values()):
+            write_text(path, json.dumps(dict(weights), indent=1) + "\n")
+
+    def read_case_weights(self) -> dict[str, float]:
+        """Read the weights of the training cases by id; cases that are missing have the weight 1."""
+        path = self.path / _CASE_WEIGHTS
+        return {name: float(weight) for name, weight in read_object(path).items()} if path.is_file() else {}
 
     def keep_first_weights(self, started: StartedModel, *, with_source: bool) -> None:
         """Write where the first weights came from, and those of a trained model themselves.

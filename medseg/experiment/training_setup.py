@@ -16,7 +16,7 @@ from medseg.data.patches.case_store import StoredCase
 from medseg.data.patches.first_stage_channels import FirstStageChannels
 from medseg.data.patches.patch_dataset import PatchDataset
 from medseg.data.patches.prepare_cases import CaseStore, ImageType, stored_or_raise
-from medseg.data.patches.sampling import PatchSampler
+from medseg.data.patches.sampling import PatchSampler, require_sampled
 from medseg.data.preprocessing.normalize import mask_rows
 from medseg.data.preprocessing.prepare import Preprocessing
 from medseg.data.preprocessing.training_data import TrainingData
@@ -193,7 +193,10 @@ class TrainingSetup:
         )  # each refuses what it cannot use
         if not self.resume:
             check_patch(self.experiment, self.in_channels, self.labels)
-        check_learnable(self.experiment, self.model, self.label_sets)
+            self.case_weights,
+        used = self.dataset.subset((*self.split.train, *self.split.validation)).cases
+        soft = any(case.probabilities is not None for case in used)
+        check_learnable(self.experiment, self.model, self.label_sets, soft_labels=soft)
         _ = self.preprocessing, self.slice_view, self.old_labels
 
     @cached_property
@@ -232,6 +235,15 @@ class TrainingSetup:
     @cached_property
     def first_stage(self) -> Labels | None:
         """The labels of the first stage, once all of its label maps are found; None without a cascade."""
+    @cached_property
+    def case_weights(self) -> dict[str, float]:
+        """The weights of the training cases by id; a resumed run keeps them, although the table may have changed since."""
+        stored = self.run.read_case_weights() if self.resume else None
+        cases = self.dataset.subset(self.split.train).cases
+        weights = {case.id: case.weight if stored is None else stored.get(case.id, 1.0) for case in cases}
+        require_sampled(weights.values())
+        return weights
+
         cascade = self.experiment.cascade
         if cascade is None:
             return None
@@ -424,7 +436,13 @@ class TrainingSetup:
             perturb = cascade.perturb if training else None
             first_stage = FirstStageChannels(self.num_first_stage_labels, perturb)
         return PatchDataset(
-            PatchSampler(cases, experiment.patch.window(), batch_size, train.oversample_foreground),
+            PatchSampler(
+                cases,
+                experiment.patch.window(),
+                batch_size,
+                train.oversample_foreground,
+                [self.case_weights[case.id] for case in cases] if training else None,
+            ),
             length=batches * batch_size,
             seed=experiment.seed,
             stream="train" if training else "validation",
@@ -458,3 +476,4 @@ class TrainingSetup:
             stage = first_stage_run(cascade).model if cascade is not None else None
             self.run.keep_first_weights(self.started, with_source=self.experiment.train.keep_old_labels)
             self.run.open(self.experiment, self.split, self.labels, self.preprocessing, stage)
+            self.run.keep_case_weights(self.case_weights)

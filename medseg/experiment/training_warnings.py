@@ -92,7 +92,7 @@ def _persons(dataset: Dataset, split: Split) -> Iterator[str]:
 
 
 def _label_file(case: Case) -> str:
-    path = case.label or case.instances
+    path = case.label or case.instances or case.probabilities
     return case.id if path is None else path.name
 
 

@@ -63,6 +63,7 @@ class LossEntry:
         reference: Paper, with authors and year.
         supports_label_sets: Whether the loss handles regions and partially annotated labels.
         supports_class_weights: Whether the loss uses `LossContext.class_weights`.
+        supports_soft_labels: Whether the loss handles probabilities `(n, k, *spatial)` in the place of label values.
     """
 
     name: str
@@ -70,6 +71,7 @@ class LossEntry:
     reference: str
     supports_label_sets: bool
     supports_class_weights: bool
+    supports_soft_labels: bool = False
 
     def build(self, context: LossContext) -> Loss:
         """Build the loss.
@@ -98,6 +100,7 @@ def register_loss(
     reference: str,
     supports_label_sets: bool = False,
     supports_class_weights: bool = False,
+    supports_soft_labels: bool = False,
 ) -> None:
     """Add a loss to the catalog, so that ``train.loss: NAME`` selects it.
 
@@ -117,6 +120,8 @@ def register_loss(
             experiments with such labels are refused with a message.
         supports_class_weights: Whether the loss uses `LossContext.class_weights`. If not, ``train.class_weights`` is
             refused with a message.
+        supports_soft_labels: Whether the loss handles probabilities `(n, k, *spatial)`, a floating-point tensor, in the place of
+            label values. If not, cases with label probabilities are refused with a message.
 
     Raises:
         ConfigError: The name is taken.
@@ -132,7 +137,12 @@ def register_loss(
         >>> "smooth_cross_entropy" in list_losses()
         True
     """
-    LOSSES.add(name, LossEntry(name, builder, reference, supports_label_sets, supports_class_weights))
+    LOSSES.add(
+        name,
+        LossEntry(
+            name, builder, reference, supports_label_sets, supports_class_weights, supports_soft_labels
+        ),
+    )
 
 
 def list_losses(pattern: str = "*") -> list[str]:
@@ -180,6 +190,7 @@ register_loss(
     reference="Isensee et al. 2021, nnU-Net, Nature Methods 18",
     supports_label_sets=True,
     supports_class_weights=True,
+    supports_soft_labels=True,
 )
 register_loss("dice", f"{_BUILTIN}:dice", reference=_DICE, supports_label_sets=True)
 register_loss(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.labels.label_sets import LabelSets
+from medseg.losses.soft_labels import soft_dice_cross_entropy
 from medseg.runtime.distributed import mean_over_ranks, sum_over_ranks
 
 _SMOOTH = 1e-5
@@ -27,6 +28,8 @@ class DiceCrossEntropy(nn.Module):
 
     It equals the sum of `LabelSetDice` and `LabelSetCrossEntropy` in `medseg.losses.label_set_losses`, which define both
     terms, and MONAI's ``DiceCELoss`` if every voxel has a class.
+
+    Probabilities in the place of label values have the loss of `medseg.losses.soft_labels`.
 
     Args:
         label_sets: Classes that each label value may stand for; None if every value is a class.
@@ -43,7 +46,9 @@ class DiceCrossEntropy(nn.Module):
         self._meaning: _Meaning | None = None
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Return the scalar loss for logits `(n, k, *spatial)` and label values `(n, 1, *spatial)`."""
+        """Return the scalar loss for logits `(n, k, *spatial)` and label values `(n, 1, *spatial)`, or probabilities like logits."""
+        if label.is_floating_point():
+            return soft_dice_cross_entropy(logits, label, batch=self.batch, weights=self.weights)
         meaning = self._meaning_of(logits)
         values = label.flatten(1).long()
         has_regions = self.label_sets is not None and bool(self.label_sets.labels.regions)

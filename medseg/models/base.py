@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import ModelError, error_message
+from medseg.labels.label_sets import LabelSets
 from medseg.runtime.distributed import world_size
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-"""A function of float32 logits (n k *spatial) and an integer label map (n 1 *spatial) that returns a scalar."""
+"""A function of float32 logits (n k *spatial) and an integer label map (n 1 *spatial) that returns a scalar.
+
+Some take probabilities (n k *spatial) in the place of the label map."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,10 @@ class Model(nn.Module):
         pretrained_part: Name of the submodule filled by published backbone weights; None for models without one.
         layer_prefixes: Prefixes of the names of parameters in the order of computation, without the heads, for learning rates by layer;
             empty if the order is not known.
-        computes_own_losses: Whether `losses` ignores the criterion, as in models of instances and queries, which need
-            fully annotated label maps.
+        computes_own_losses: Whether `losses` ignores the criterion, as in models of instances and queries.
         voxel_size: Voxel size in mm of the training images, for models whose losses measure distances; None for others.
+        learns_label_sets: Whether a model that computes its own losses learns from voxels that may belong to several classes.
+        label_sets: Meaning of the label values that such a model learns from; None if each value is a class.
 
     Examples:
         >>> import torch
@@ -96,6 +100,8 @@ class Model(nn.Module):
     layer_prefixes: tuple[str, ...] = ()
     computes_own_losses: bool = False
     voxel_size: tuple[float, ...] | None = None
+    learns_label_sets: bool = False
+    label_sets: LabelSets | None = None
 
     def __init__(
         self, *, spatial_dims: int, in_channels: int, num_classes: int, divisor: tuple[int, ...] | None = None
@@ -123,7 +129,7 @@ class Model(nn.Module):
 
         Args:
             image: Images (n c *spatial).
-            label: Class indices (n 1 *spatial), int64.
+            label: Class indices (n 1 *spatial), int64, or probabilities (n k *spatial) if the criterion handles them.
             instances: Instance maps (n 1 *spatial), int64, for models that predict instances: 0 where there is none, and
                 a different number for each instance of an image. Other models ignore them.
 
@@ -170,11 +176,22 @@ class Model(nn.Module):
             )
 
     def check_label(self, image: Tensor, label: Tensor, instances: Tensor | None = None) -> None:
-        """Raise `ModelError` unless `label` and `instances` are (n 1 *spatial) on the grid of `image` (n c *spatial)."""
-        expected = (image.shape[0], 1, *image.shape[2:])
-        for what, given in (("label", label), ("instance map", instances)):
+        """Raise `ModelError` unless `label` and `instances` are (n 1 *spatial) on the grid of `image` (n c *spatial).
+
+        A label of floating point holds probabilities (n k *spatial).
+        """
+        soft = label.is_floating_point() and not self.computes_own_losses
+        for what, given, channels in (
+            ("label", label, self.num_classes if soft else 1),
+            ("instance map", instances, 1),
+        ):
+            expected = (image.shape[0], channels, *image.shape[2:])
             if given is not None and tuple(given.shape) != expected:
-                fix = "Give whole numbers with one channel on the image's grid"
+                fix = (
+                    "Give one probability per class"
+                    if channels > 1
+                    else "Give whole numbers with one channel on the image's grid"
+                )
                 name, found = type(self).__name__, tuple(given.shape)
                 raise ModelError(
                     error_message(name, f"{what} shape", found=found, expected=expected, fix=fix)

@@ -37,16 +37,21 @@ class ToDevice:
                 a CUDA device.
 
         Returns:
-            Image and maps, the maps as int64: they travel in the smallest type that holds them.
+            Image and maps, the maps as int64: they travel in the smallest type that holds them. Label probabilities include the
+            background, `(n, k, *spatial)`.
         """
         if isinstance(batch, PackedPatches):
             sample = self._patches.finish_batch(batch.map(self._copied))
         else:
             sample = {name: self._copied(part) for name, part in batch.items()}
-        return {
-            name: part.contiguous(memory_format=self._format) if name == "image" else part.long()
-            for name, part in sample.items()
-        }
+        return {name: self._prepared(name, part) for name, part in sample.items()}
+
+    def _prepared(self, name: str, part: Tensor) -> Tensor:
+        if name == "image":
+            return part.contiguous(memory_format=self._format)
+        if name == "probabilities":
+            return torch.cat([(1 - part.sum(1, keepdim=True)).clamp(min=0), part], 1)
+        return part.long()
 
     def _copied(self, part: Tensor) -> Tensor:
         if self._stream is not None:  # pragma: gpu

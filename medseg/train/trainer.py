@@ -112,6 +112,8 @@ class Trainer:
         )
         if model.voxel_size is not None:
             model.voxel_size = patches.train.voxel_size
+        if model.learns_label_sets and label_sets.sets:
+            model.label_sets = label_sets
         device = self.fabric.device
         # On the device before the optimiser is built, so that a loaded state is placed with its parameters.
         self.model = distributed.to_device(model).to(memory_format=memory_format(device, model.spatial_dims))
@@ -350,8 +352,9 @@ class Trainer:
         part = number * self.distributed.size + self.distributed.rank
         torch.manual_seed((self.seed * 1_000_003 + self.step + part * 0x9E3779B97F4A7C15) % 2**64)
         moved = self._to_device(batch)
-        # The cases of some datasets have instance maps, too.
-        maps = [moved[name] for name in ("label", "instances") if name in moved]
+        # The cases of some datasets have instance maps or label probabilities, too.
+        maps = [moved["probabilities" if "probabilities" in moved else "label"]]
+        maps += [moved["instances"]] if "instances" in moved else []
         show_to_old_model(self.model, moved["image"])
         with self.fabric.no_backward_sync(self._module, enabled=number < of - 1):
             losses = self._module.losses(moved["image"], *maps)

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import medseg
 from medseg.cli.main import main
 from medseg.data.datasets.phantom import write_phantoms
+from medseg.data.patches.sampling import PatchSampler
 from medseg.errors import ConfigError, DataError
 from medseg.models.base import Model
 from medseg.train.optimization.compile_forward import compile_forward
@@ -326,7 +327,10 @@ def test_overfits_two_phantoms(make_experiment, tmp_path):
     trainer = experiment.trainer(tmp_path / "run")
     held_out = trainer.patches.validation
     assert held_out is not None
-    held_out.sampler.cases = held_out.sampler.cases_with_foreground = trainer.patches.train.cases
+    sampler = held_out.sampler
+    held_out.sampler = PatchSampler(
+        trainer.patches.train.cases, sampler.size, sampler.batch_size, sampler.foreground
+    )
     (report,) = list(trainer)
     assert list(report.val_dice) == ["liver", "spine"]
     assert report.mean_dice is not None

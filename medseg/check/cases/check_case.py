@@ -15,7 +15,7 @@ from medseg.check.cases.file_findings import read_file
 from medseg.check.cases.label_findings import first_index, fragments, label_values, value_findings
 from medseg.check.finding import Finding, relative_name
 from medseg.data.datasets.cases import Case
-from medseg.data.datasets.read_case import LARGEST_EXACT, repaired_values
+from medseg.data.datasets.read_case import LARGEST_EXACT, read_case_label, repaired_values
 from medseg.errors import DataError
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import format_number, pluralise
@@ -208,7 +208,7 @@ def _check_label(work: _Work, grid: Grid | None) -> tuple[Volume | None, Mapping
     """Check the label map; return it with whole values, placed in its own orientation, and its voxels by value."""
     path, case = work.case.label, work.case
     if path is None:
-        return None, None
+        return _check_probabilities(work, grid)
     volume = work.read(path, label=True)
     if volume is None:
         return None, None
@@ -225,6 +225,21 @@ def _check_label(work: _Work, grid: Grid | None) -> tuple[Volume | None, Mapping
         work.findings.append(found)
     label = volume.with_data(values.whole[None], kind="label")
     return label, values.counts
+
+
+def _check_probabilities(work: _Work, grid: Grid | None) -> tuple[Volume | None, Mapping[int, int] | None]:
+    """Check label probabilities; return the label map of the most probable labels, and its voxels by value."""
+    path, case, labels = work.case.probabilities, work.case, work.labels
+    if path is None or work.read(path) is None or grid is None or labels is None:
+        return None, None
+    try:
+        classes = read_case_label(case, labels, grid)
+    except DataError as error:
+        work.add("PROBABILITIES_INVALID", path, "label probabilities", str(error).removeprefix(f"{path}: "))
+        return None, None
+    label = classes.with_data(labels.to_values(classes.data))
+    values, counts = np.unique(label.data, return_counts=True)
+    return label, {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
 def _repaired(volume: Volume, work: _Work, path: Path) -> Volume:

@@ -159,7 +159,7 @@ def _unlisted(dataset: Dataset, root: Path) -> Iterator[Finding]:
 
 
 def _unlabelled(dataset: Dataset, description: str) -> Iterator[Finding]:
-    without = [case.id for case in dataset.cases if case.label is None and case.instances is None]
+    without = [case.id for case in dataset.cases if not case.is_labelled]
     if without:
         found = f"{len(without)} of {len(dataset.cases)} cases without a label map: {_listed(without)}"
         yield Finding("CASE_UNLABELLED", description, "label", found, cases=tuple(without))

@@ -34,8 +34,10 @@ def read_table(
     """Read a table of cases.
 
     Required columns are ``case`` and either ``image`` or one ``image_CHANNEL`` per channel; ``label``, ``instances``,
-    ``subject`` and ``labels`` are optional. ``labels`` lists the annotated labels of a case, separated by ``;`` or ``,``;
-    an empty cell means all. An empty ``label`` or ``instances``, or ``NA`` or ``n/a``, means that the case has none. Other
+    ``label_probabilities``, ``subject``, ``labels`` and ``case_weight`` are optional. ``label_probabilities`` is a file
+    with one channel per label for training with soft labels. ``labels`` lists the annotated labels of a case, separated by ``;`` or ``,``;
+    an empty cell means all. ``case_weight`` says how often patches of
+    a case are sampled in training; an empty cell means 1. An empty cell of a file, or ``NA`` or ``n/a``, means that the case has none. Other
     columns, such as an age, are reported and ignored unless their names resemble one of these. Names and values of labels
     are read from a ``labels.tsv`` next to the table. If there are only instances and no such file, the single class is
     called ``instance``. With a single column ``image``, the channel is called ``image``.
@@ -151,8 +153,17 @@ def names_in(cell: str) -> tuple[str, ...] | None:
 def _image_columns(table: TsvTable) -> list[str]:
     """Return the columns that hold images, in order, after a check of all names."""
     channels = [name for name in table.columns if name.startswith(_CHANNEL) and name != _CHANNEL]
-    expected = "case and either image or image_CHANNEL for each channel, and optionally label, instances, subject and labels"
-    optional = ("image", *channels, "subject", "label", "labels", "instances")
+    expected = "case and either image or image_CHANNEL for each channel, and optionally label, instances, label_probabilities, subject, labels and case_weight"
+    optional = (
+        "image",
+        *channels,
+        "subject",
+        "label",
+        "labels",
+        "instances",
+        "label_probabilities",
+        "case_weight",
+    )
     table.check_columns(("case",), optional, expected=expected, ignore_others=True)
     if ("image" in table.columns) == bool(channels):
         raise DataError(
@@ -175,10 +186,30 @@ def _case(
         return path_inside(table.parent, row[name], f"{where}: {name}", files_root)
 
     images = tuple(path(name) for name in columns if row[name])
-    label, instances = (path(name) if row.get(name) else None for name in ("label", "instances"))
+    label, instances, probabilities = (
+        path(name) if row.get(name) else None for name in ("label", "instances", "label_probabilities")
+    )
     try:
-        annotated = names_in(row.get("labels", ""))
-        subject = row.get("subject", "")
-        return Case(row["case"], images, label, subject, instances, annotated, absent=absent)
+        return Case(
+            row["case"],
+            images,
+            label,
+            row.get("subject", ""),
+            instances,
+            names_in(row.get("labels", "")),
+            absent=absent,
+            weight=_weight(row.get("case_weight", "")),
+            probabilities=probabilities,
+        )
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def _weight(cell: str) -> float:
+    """Return the weight in a cell; 1 for an empty one."""
+    try:
+        return float(cell or 1)
+    except ValueError:
+        raise DataError(
+            f"case_weight: found {cell!r}, expected a number such as 2. Correct the cell."
+        ) from None

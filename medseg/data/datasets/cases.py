@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,9 +103,12 @@ class Case:
         first_stage: Label map that the first stage of a cascade predicted, or None.
         reading: What the user decided about files whose headers are wrong.
         absent: Indices of channels without a file; `images` then holds the files of the others.
+        weight: How often patches of the case are sampled in training, in proportion to the other cases; 0 for never.
+        probabilities: File with one channel of probabilities per label, for training with soft labels, or None. Without a
+            label map, the most probable label of each voxel takes its place.
 
     Raises:
-        DataError: The id has other characters, or there is no image.
+        DataError: The id has other characters, there is no image, or the weight is negative or not finite.
 
     Examples:
         >>> case = Case("liver_1", (Path("images/liver_1.nii.gz"),), label=Path("labels/liver_1.nii.gz"))
@@ -121,6 +125,8 @@ class Case:
     first_stage: Path | None = None
     reading: ReadingOptions = UNDECIDED
     absent: tuple[int, ...] = ()
+    weight: float = 1.0
+    probabilities: Path | None = None
 
     def __post_init__(self) -> None:
         if not is_valid_id(self.id):
@@ -131,13 +137,22 @@ class Case:
             )
         if not self.images:
             raise DataError(f"case {self.id}: found no image, expected at least one. Add its image files.")
+        if not 0 <= self.weight < math.inf:
+            raise DataError(
+                f"case {self.id}: case weight: found {self.weight:g}, expected a number that is not negative. Correct it."
+            )
         object.__setattr__(self, "subject", self.subject or self.id)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The images, followed by the label map, the instance map and the first-stage map if they exist."""
-        others = (self.label, self.instances, self.first_stage)
+        """The images, followed by the label map, the instance map, the first-stage map and the probabilities if they exist."""
+        others = (self.label, self.instances, self.first_stage, self.probabilities)
         return (*self.images, *(path for path in others if path is not None))
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the case has a label map, or a file from which it can be derived."""
+        return any(path is not None for path in (self.label, self.instances, self.probabilities))
 
 
 @dataclass(frozen=True)
@@ -173,8 +188,8 @@ class Dataset:
 
     @property
     def labelled_cases(self) -> tuple[Case, ...]:
-        """The cases with a label map, or with an instance map from which it can be derived."""
-        return tuple(case for case in self.cases if case.label is not None or case.instances is not None)
+        """The cases with a label map, or with instances or probabilities from which it can be derived."""
+        return tuple(case for case in self.cases if case.is_labelled)
 
     def case(self, case_id: str) -> Case:
         """Return the case with this id.

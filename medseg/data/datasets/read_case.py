@@ -17,6 +17,7 @@ from medseg.io.files import WHOLE_WITHIN, read_labels, read_stored_labels
 from medseg.io.segmentation_files import segmentation_kind
 from medseg.labels.label_sets import unannotated_classes
 from medseg.labels.label_table import Labels
+from medseg.runtime.formatting import pluralise
 from medseg.volumes.alignment import align_to_grid
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -24,6 +25,7 @@ from medseg.volumes.volume import Volume
 _LARGEST_ID = 2**31 - 1
 ROUNDED_WITHIN = 0.1
 """Largest distance to a whole number at which a repair may round label values."""
+_PROBABILITY_ERROR = 0.01  # of stored probabilities and of their sum
 LARGEST_EXACT = 1 << 24  # whole numbers up to here are exact in float32
 
 
@@ -94,19 +96,23 @@ def read_case_label(case: Case, labels: Labels, grid: Grid | None = None) -> Vol
     """Read the label map of a case as class indices on the grid of its image.
 
     Args:
-        case: A case with a label map, or with an instance map and a single foreground label.
+        case: A case with a label map, with probabilities, or with an instance map and a single foreground label.
         labels: Label table from the values in the file to classes.
         grid: Grid of the image; None reads it from the first image.
 
     Returns:
         Label volume `(1, X, Y, Z)` of class indices 0 … K-1, and K for ignored voxels, uint8 or uint16, on the grid of the
         image. A map that is stored in another orientation is reoriented. If the case has only an instance map, every
-        voxel of an instance is class 1.
+        voxel of an instance is class 1. If it has probabilities and no label map, the most probable class is taken; the
+        first one in the order of the labels wins a tie.
 
     Raises:
         DataError: There is no label map, its grid differs, it contains a value that `labels` lacks or a label that is not
             annotated in this case, or the case has only instances although there are several labels.
     """
+    if case.label is None and case.probabilities is not None:
+        probabilities = read_case_probabilities(case, labels, grid)
+        return Volume(most_probable(probabilities.data)[None], probabilities.grid, "label")
     if case.label is None and case.instances is not None:
         if len(labels.foreground) != 1:
             raise DataError(
@@ -135,6 +141,60 @@ def _check_annotated(case: Case, labels: Labels, classes: NDArray[Any]) -> None:
                 f"({labels.names[index]}), expected none, because only {', '.join(case.annotated or ())} are annotated in this "
                 "case. Add the label to the annotated ones, or fix the label map."
             )
+
+
+def read_case_probabilities(case: Case, labels: Labels, grid: Grid | None = None) -> Volume:
+    """Read the label probabilities of a case on the grid of its image.
+
+    The file has one channel per label in the order of the label table, with or without the background. Without it, the
+    background has the rest. Files that ``medseg predict --probabilities`` writes have this form.
+
+    Args:
+        case: A case with label probabilities.
+        labels: Label table of the dataset.
+        grid: Grid of the image; None reads it from the first image.
+
+    Returns:
+        Probabilities `(K, X, Y, Z)` float32 with the sum 1, on the grid of the image; the background comes first.
+
+    Raises:
+        DataError: There is no such file, its grid or its number of channels differs, or the values of a voxel are no
+            probabilities.
+    """
+    path = case.probabilities
+    if path is None:
+        raise DataError(f"case {case.id}: found no label probabilities, expected a file of them. Add it.")
+    grid = grid or case.reading.read_grid(case.images[0])
+    volume = _aligned_to_grid(case.reading.read_image(path), grid, path, case, "label probabilities")
+    count = len(labels)
+    if volume.channels not in (count - 1, count):
+        raise DataError(
+            f"{path}: label probabilities: found {pluralise(volume.channels, 'channel')}, expected {count} for {', '.join(labels.names)}, "
+            f"or {count - 1} without {labels.names[0]}. Store one channel per label, in this order."
+        )
+    values = volume.data.astype(np.float32)
+    total = values.sum(0)
+    complete = volume.channels == count
+    wrong = ~((values >= -_PROBABILITY_ERROR).all(0) & (total <= 1 + _PROBABILITY_ERROR))
+    wrong |= (total < 1 - _PROBABILITY_ERROR) & complete
+    if wrong.any():
+        first = tuple(np.argwhere(wrong)[0].tolist())
+        found = ", ".join(f"{value:.4g}" for value in values[:, *first][:6])
+        raise DataError(
+            f"{path}: label probabilities: found {found} in the voxel {first} and others in {pluralise(int(wrong.sum()), 'voxel')}, "
+            f"expected numbers from 0 to 1 with the sum {'1' if complete else 'at most 1'}. Store shares, such as the share of "
+            "raters that chose each label; regions that overlap are no labels."
+        )
+    values = values.clip(0, 1)
+    if not complete:
+        values = np.concatenate([1 - values.sum(0, keepdims=True).clip(0, 1), values])
+    return Volume(values / values.sum(0), grid)
+
+
+def most_probable(probabilities: NDArray[np.floating[Any]]) -> NDArray[Any]:
+    """Return the most probable class `(X, Y, Z)` of probabilities `(K, X, Y, Z)`; the first one wins a tie."""
+    classes: NDArray[Any] = probabilities.argmax(0).astype(np.min_scalar_type(len(probabilities)))
+    return classes
 
 
 def read_repaired_labels(

@@ -193,7 +193,8 @@ def _files(case: Case) -> list[Path]:
 def _names(case: Case, root: Path) -> str:
     """Return a hash of the names of the files, which a moved dataset keeps, and of how they are read."""
     names = [str(file.relative_to(root) if file.is_relative_to(root) else file) for file in case.files]
-    parts = [len(case.images), case.label is not None, case.instances is not None]
+    parts: list[object] = [len(case.images), case.label is not None, case.instances is not None]
+    parts += ["probabilities"] if case.probabilities is not None else []
     # Paths, and what was decided about cases that lack channels, do not change the voxels of this one.
     reading = replace(case.reading, files_root=None, repairs=None, absent_channels="refuse")
     return short_hash([FORMAT, names, parts, asdict(reading), *([case.absent] if case.absent else [])])

@@ -30,7 +30,8 @@ MEASURES = "measures.json"
 """File of a prepared case with what `StoredCase.measures` returns."""
 ABSENT = "absent.json"
 """File of a prepared case with what `StoredCase.absent` returns; only if there are any."""
-_EXPECTED = {"image.npy": (4, "f"), "locations.npy": (2, "iu")}  # axes and kinds; other arrays are (4, "iu")
+# Axes and kinds; other arrays are (4, "iu").
+_EXPECTED = {"image.npy": (4, "f"), "probabilities.npy": (4, "f"), "locations.npy": (2, "iu")}
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,16 @@ class StoredCase:
         """The voxels `(M, X, Y, Z)` inside the masks of `mask_rows`; only with a masked normalisation."""
         return _mapped(self.folder / "masks.npy")
 
+    @property
+    def probabilities(self) -> NDArray[np.float16]:
+        """The probabilities `(K - 1, X, Y, Z)` of the foreground classes; only if `has_probabilities`."""
+        return _mapped(self.folder / "probabilities.npy")
+
+    @cached_property
+    def has_probabilities(self) -> bool:
+        """Whether the case has soft labels."""
+        return (self.folder / "probabilities.npy").is_file()
+
     @cached_property
     def has_instances(self) -> bool:
         """Whether the case has an instance map."""
@@ -98,10 +109,9 @@ class StoredCase:
         return len(table) > 0 and int(table[-1, 0]) > 0  # rows are sorted by number
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the fields, and whether there is an instance map, which must not change if its file is lost."""
-        return {
-            name: value for name, value in vars(self).items() if name in ("id", "folder", "has_instances")
-        }
+        """Return the fields, and whether there are instances and probabilities, which must not change if a file is lost."""
+        kept = ("id", "folder", "has_instances", "has_probabilities")
+        return {name: value for name, value in vars(self).items() if name in kept}
 
     @property
     def measures(self) -> ImageMeasures:

@@ -11,7 +11,7 @@ from torch import Tensor
 from medseg.data.patches.extraction import Box
 from medseg.data.patches.random_changes import Changes
 
-_PARTS = ("image", "label", "instances", "first_stage", "noise", "masks")
+_PARTS = ("image", "label", "instances", "first_stage", "noise", "masks", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PackedPatches:
 
     @classmethod
     def pack(cls, patches: Sequence[DrawnPatch]) -> PackedPatches:
-        """Return the batch of some patches, all with the same kinds of maps."""
+        """Return the batch of some patches, all with the same kinds of maps, except for probabilities."""
         tensors = [_tensors_of(patch) for patch in patches]
         parts = {
             name: torch.cat([found[name].flatten() for found in tensors if name in found])
@@ -101,6 +101,7 @@ def _tensors_of(patch: DrawnPatch) -> dict[str, Tensor]:
         "first_stage": patch.first_stage,
         "noise": None if changes is None else changes.noise,
         "masks": box.masks,
+        "probabilities": box.probabilities,
     }
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
@@ -114,6 +115,7 @@ def _with_tensors(patch: DrawnPatch, tensors: dict[str, Tensor]) -> DrawnPatch:
         instances=tensors.get("instances"),
         first_stage=None,
         masks=tensors.get("masks"),
+        probabilities=tensors.get("probabilities"),
     )
     changes = patch.changes
     if changes is not None:

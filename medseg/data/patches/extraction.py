@@ -29,12 +29,15 @@ class Patch:
         label: Label map `(1, *spatial)` int64.
         instances: Instance ids `(1, *spatial)` int64; None if the case has no instance map.
         outside: Voxels `(c, *spatial)` outside the masks of masked normalisations; None without one.
+        probabilities: Probabilities `(k - 1, *spatial)` float32 of the foreground classes; None if the case has no soft
+            labels.
     """
 
     image: Tensor
     label: Tensor
     instances: Tensor | None = None
     outside: Tensor | None = None
+    probabilities: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Patch:
         """Return the patch with `change`, such as a flip, applied to the image and to every map."""
@@ -43,6 +46,7 @@ class Patch:
             change(self.label),
             None if self.instances is None else change(self.instances),
             None if self.outside is None else change(self.outside),
+            None if self.probabilities is None else change(self.probabilities),
         )
 
 
@@ -73,6 +77,7 @@ class Box:
         rotation: Place of the patch in the box; None if the box is the patch.
         masks: Voxels `(m, *box)` inside the masks of masked normalisations, uint8; None if they are not needed.
         mask_rows: Index of the mask of each channel of the image; None for a channel without one.
+        probabilities: Probabilities `(k - 1, *box)` of the foreground classes, float16; None if the case has no soft labels.
     """
 
     image: Tensor
@@ -82,19 +87,22 @@ class Box:
     rotation: Rotation | None = None
     masks: Tensor | None = None
     mask_rows: tuple[int | None, ...] = ()
+    probabilities: Tensor | None = None
 
     def patch(self) -> Patch:
         """Return the patch, interpolated on the device of the box.
 
-        Images are interpolated linearly. Labels and ids are interpolated one at a time and the largest share wins.
+        Images and probabilities are interpolated linearly. Labels and ids are interpolated one at a time and the largest share wins.
         """
         grid = self._grid()
         image = self.image.float()
+        soft = None if self.probabilities is None else self.probabilities.float()
         return Patch(
             image if grid is None else interpolate_image(image, grid),
             _labels(self.label, grid),
             None if self.instances is None else _ids(self.instances, grid),
             None if self.masks is None else self._outside(self.masks, grid),
+            soft if soft is None or grid is None else interpolate_image(soft, grid),
         )
 
     def _outside(self, masks: Tensor, grid: Tensor | None) -> Tensor:
@@ -138,12 +146,14 @@ class PatchReader:
         with_instances: Whether to read the instance map.
         with_first_stage: Whether to read the label map of the first stage.
         mask_rows: Index of the mask of each channel, as returned by `mask_rows`; empty to read no masks.
+        with_probabilities: Whether to read the label probabilities of the cases that have some.
     """
 
     size: tuple[int, ...]
     with_instances: bool = False
     with_first_stage: bool = False
     mask_rows: tuple[int | None, ...] = ()
+    with_probabilities: bool = False
 
     def read(
         self, case: StoredCase, centre: NDArray[np.intp], matrix: NDArray[np.float64] | None = None
@@ -167,7 +177,15 @@ class PatchReader:
             None if matrix is None else Rotation(matrix, self.size, centre - start),
             _as_tensor(_read_box(case.masks, start, shape)) if self._is_masked else None,
             self.mask_rows,
+            self._probabilities(case, start, shape),
         )
+
+    def _probabilities(
+        self, case: StoredCase, start: NDArray[np.intp], shape: tuple[int, ...]
+    ) -> Tensor | None:
+        if not (self.with_probabilities and case.has_probabilities):
+            return None
+        return torch.from_numpy(_read_box(case.probabilities, start, shape))
 
     @property
     def _is_masked(self) -> bool:

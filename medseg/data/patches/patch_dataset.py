@@ -29,7 +29,8 @@ class PatchDataset(Dataset[Sample | DrawnPatch]):
 
     Samples are ``{"image": (c, *spatial) float32, "label": (1, *spatial) uint8}``, int32 if labels exceed a byte. If every
     case has an instance map, they also hold ``"instances": (1, *spatial) int32``, the ids of the case with 0 where the label
-    is background. With a first stage, the last channels of the image are 1 where its label map has label 1, 2, ... and 0
+    is background. If a case has label probabilities, they hold those of the foreground classes, ``"probabilities": (k - 1,
+    *spatial) float32``, which are 0 and 1 in other cases. With a first stage, the last channels of the image are 1 where its label map has label 1, 2, ... and 0
     elsewhere. With ``augment.device=device``, items are drawn patches instead, of which `finish_batch` makes samples.
 
     Args:
@@ -63,11 +64,14 @@ class PatchDataset(Dataset[Sample | DrawnPatch]):
         self.augmentation = augmentation
         self.view = view
         self.first_stage = first_stage
+        soft = next((case.probabilities for case in sampler.cases if case.has_probabilities), None)
+        self._foreground_classes = 0 if soft is None else len(soft)
         self._reader = PatchReader(
             size=sampler.size if view is None else view.patch_size(sampler.size),
             with_instances=all(case.has_instances for case in sampler.cases),
             with_first_stage=first_stage is not None,
             mask_rows=() if augmentation is None else tuple(mask_rows),
+            with_probabilities=soft is not None,
         )
         # The smallest type that holds all labels, because samples travel between processes and to the device.
         are_bytes = all(case.label.dtype == np.uint8 for case in sampler.cases)
@@ -202,9 +206,18 @@ class PatchDataset(Dataset[Sample | DrawnPatch]):
     def _as_sample(self, patch: Patch) -> Sample:
         """Return the tensors of a patch by name; instances only exist where the label is foreground."""
         sample = {"image": patch.image.contiguous(), "label": patch.label.to(self._label_type).contiguous()}
+        if self._foreground_classes:
+            sample["probabilities"] = self._probabilities(patch)
         if patch.instances is not None:
             sample["instances"] = (patch.instances * (patch.label > 0)).int().contiguous()
         return sample
+
+    def _probabilities(self, patch: Patch) -> Tensor:
+        """Return the probabilities `(k - 1, *spatial)` of the foreground classes, of a label map if there are no others."""
+        if patch.probabilities is not None:
+            return patch.probabilities.contiguous()
+        classes = torch.arange(1, self._foreground_classes + 1, device=patch.label.device)
+        return (patch.label == classes.view(-1, *[1] * (patch.label.dim() - 1))).float().contiguous()
 
 
 def _in_plane(augmentation: Augmentation, slice_axis: int) -> Augmentation:

@@ -16,16 +16,24 @@ from numpy.typing import NDArray
 from medseg.cluster.case_map import THIS_PROCESS, CaseExecutor
 from medseg.data.datasets.cases import UNDECIDED, Case
 from medseg.data.datasets.read_case import (
+    most_probable,
     read_case_first_stage,
     read_case_image,
     read_case_instances,
     read_case_label,
+    read_case_probabilities,
 )
 from medseg.data.patches.case_store import ABSENT, GRID, MEASURES, StoredCase
 from medseg.data.patches.class_locations import locations_table
 from medseg.data.preprocessing.case_memory import preparing_bytes
 from medseg.data.preprocessing.normalize import mask_rows
-from medseg.data.preprocessing.prepare import Preprocessing, prepare, prepare_label, prepare_masks
+from medseg.data.preprocessing.prepare import (
+    Preprocessing,
+    prepare,
+    prepare_label,
+    prepare_masks,
+    prepare_probabilities,
+)
 from medseg.data.preprocessing.training_data import ImageMeasures, annotated_volumes, measure_image
 from medseg.errors import DataError, MedsegError, cases_failed
 from medseg.io.companions.companion_files import companion_files
@@ -158,12 +166,14 @@ class CaseStore:
 
     def _maps(self, case: Case) -> list[str]:
         """Return the names of the arrays of a case besides its image and label map."""
-        found = [name for name in ("instances", "first_stage") if getattr(case, name) is not None]
+        found = [
+            name for name in ("instances", "first_stage", "probabilities") if getattr(case, name) is not None
+        ]
         masked = any(row is not None for row in mask_rows(self.settings.channels))
         return [*found, "masks"] if masked else found
 
     def _needed_bytes(self, work: tuple[Case, _States]) -> int:
-        return preparing_bytes(work[0], self.settings)
+        return preparing_bytes(work[0], self.settings, len(self.label_sets.labels))
 
     def _stored(self, case: Case, states: _States) -> StoredCase | MedsegError | None:
         """Return a case that is in the store, its error if it is damaged, or None if it is not in the store."""
@@ -174,7 +184,7 @@ class CaseStore:
             stored.check(*self._maps(case))
         except DataError as error:
             return error
-        _ = stored.has_instances  # kept from now on, even if the file is lost
+        _ = stored.has_instances, stored.has_probabilities  # kept from now on, even if a file is lost
         return stored
 
     def _prepared(self, work: tuple[Case, _States]) -> tuple[StoredCase | MedsegError, _States]:
@@ -189,7 +199,7 @@ class CaseStore:
             self._write(stored.folder, case, states)
         except DataError as error:
             return error, read
-        _ = stored.has_instances
+        _ = stored.has_instances, stored.has_probabilities
         return stored, read
 
     def _write(self, target: Path, case: Case, states: _States) -> None:
@@ -199,6 +209,12 @@ class CaseStore:
         classes = read_case_label(case, label_sets.labels, image.grid)
         measures = _measures(image, classes, label_sets.labels, case, settings)
         label = prepare_label(classes, prepared, settings)
+        soft = None
+        if case.probabilities is not None:
+            read = read_case_probabilities(case, label_sets.labels, image.grid)
+            soft = prepare_probabilities(read, prepared, settings)
+            if case.label is None:
+                label = label.with_data(most_probable(soft)[None])
         ids = None
         if case.instances is not None:
             ids = prepare_label(read_case_instances(case, image.grid), prepared, settings)
@@ -216,6 +232,8 @@ class CaseStore:
             "label": label.data,
             "instances": None if ids is None else ids.data,
             "first_stage": None if first_stage_map is None else first_stage_map.data,
+            # Half precision is exact to 1/4096 for probabilities.
+            "probabilities": None if soft is None else soft[1:].astype(np.float16),
             "masks": prepare_masks(prepared, settings),
             "locations": locations_table(label.data[0], label_sets),
         }
@@ -240,6 +258,7 @@ class CaseStore:
         files = [
             [content(file) for file in case.images],
             *map(content, (case.label, case.instances, case.first_stage)),
+            *([content(case.probabilities)] if case.probabilities is not None else []),
         ]
         facts: list[Any] = [FORMAT, files, labels.values, self.settings.to_plain()]
         if not label_sets.is_fully_annotated:

@@ -34,12 +34,13 @@ def measuring_bytes(case: Case, channels: int) -> int:
     return 0 if grid is None else _BUFFERS + prod(grid.shape) * (_READING + _READING_CHANNEL * channels)
 
 
-def preparing_bytes(case: Case, settings: Preprocessing) -> int:
+def preparing_bytes(case: Case, settings: Preprocessing, labels: int = 0) -> int:
     """Return an estimate of the bytes that the preparation of a case takes.
 
     Args:
         case: The case.
         settings: Resolved preprocessing.
+        labels: Number of labels, for a case with label probabilities.
 
     Returns:
         Bytes; 0 if the header of the first image cannot be read, which is reported when the case is read.
@@ -47,11 +48,16 @@ def preparing_bytes(case: Case, settings: Preprocessing) -> int:
     grid = _grid(case)
     if grid is None:
         return 0
+    soft = 0 if case.probabilities is None else labels
     channels = len(settings.channels)
     upright = grid.reoriented(settings.axcodes(grid))
     wanted = settings.target_spacing(upright.spacing)
     target = prod(shape_at_spacing(upright.shape, upright.spacing, wanted))
-    return measuring_bytes(case, channels) + target * (_PREPARED + _PREPARED_CHANNEL * channels)
+    return (
+        measuring_bytes(case, channels)
+        + target * (_PREPARED + _PREPARED_CHANNEL * (channels + soft))
+        + prod(grid.shape) * _READING_CHANNEL * soft
+    )
 
 
 def _grid(case: Case) -> Grid | None:

@@ -21,7 +21,7 @@ from medseg.volumes.boxes import bounding_box_of_channels
 from medseg.volumes.grid import Grid, separable_maps, shape_at_spacing
 from medseg.volumes.orientation import reorient_array, reorientation
 from medseg.volumes.plausible import check_plausible, check_resampling
-from medseg.volumes.resampling import AxisMap, axis_orders
+from medseg.volumes.resampling import AxisMap, axis_orders, resample
 from medseg.volumes.volume import Volume
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
@@ -206,6 +206,29 @@ def label_slices(label: Volume, prepared: Prepared, settings: Preprocessing) -> 
     x, y, z = (slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))
     grid = label.grid.reoriented(codes).cropped(prepared.start, prepared.shape)
     return LabelSlices(upright[x, y, z], *_label_resampling(grid, prepared, settings))
+
+
+def prepare_probabilities(
+    probabilities: Volume, prepared: Prepared, settings: Preprocessing
+) -> NDArray[np.float32]:
+    """Reorient, crop and resample the label probabilities of a prepared image, each channel linearly.
+
+    Where `prepare_label` takes the nearest slice by the rule for thick slices, so does this function.
+
+    Args:
+        probabilities: Probabilities `(K, X, Y, Z)` on the grid of the file.
+        prepared: The prepared image.
+        settings: Preprocessing of the image.
+
+    Returns:
+        Probabilities `(K, X, Y, Z)` on the grid of the prepared image.
+    """
+    codes = settings.axcodes(probabilities.grid)
+    upright = reorient_array(probabilities.data, probabilities.grid.axcodes, codes)
+    x, y, z = (slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))
+    grid = probabilities.grid.reoriented(codes).cropped(prepared.start, prepared.shape)
+    maps, orders = _label_resampling(grid, prepared, settings)
+    return np.stack([resample(channel[x, y, z], maps, orders) for channel in upright])
 
 
 def prepare_masks(prepared: Prepared, settings: Preprocessing) -> NDArray[np.uint8] | None:

@@ -24,13 +24,18 @@ from medseg.models.base import Model, autocast_disabled
 from medseg.models.detections import Detections, instance_targets
 from medseg.models.layers.memory_format import crop_to, match_model_format, pad_to, round_up
 from medseg.models.maskformer.config import Mask2FormerOptions, MaskFormerOptions, MaskTransformerFields
-from medseg.models.maskformer.outputs import Panoptic, panoptic, query_instances, semantic_scores
+from medseg.models.maskformer.outputs import FLOOR, Panoptic, panoptic, query_instances, semantic_scores
+from medseg.models.maskformer.query_label_sets import (
+    LossWeights,
+    OpenVoxels,
+    Points,
+    QuerySetLosses,
+    binary_cross_entropies,
+    focal_losses,
+)
 from medseg.models.maskformer.query_losses import average_targets, rank_mean_class_loss
 from medseg.models.pretrained.loading import WeightMapping, load_pretrained
 from medseg.models.pretrained.zoos.transformers_names import ENCODER, MASKFORMER_RENAMES, SWIN_RENAMES
-
-FLOOR = 1e-6
-"""Minimum score of a class, so that its logarithm is finite."""
 
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
@@ -78,6 +83,7 @@ class MaskTransformer(Model):
 
     pretrained_part = ENCODER.removesuffix(".")
     computes_own_losses = True
+    learns_label_sets = True
 
     def __init__(
         self,
@@ -119,11 +125,12 @@ class MaskTransformer(Model):
 
         Args:
             image: Images (n c x y).
-            label: Class indices (n 1 x y), int64.
+            label: Class indices (n 1 x y), int64; with `label_sets`, also the values of sets of classes.
             instances: None, or an instance map (n 1 x y); see `instance_targets`.
 
         Returns:
-            The losses by name; with ``auxiliary_losses: true`` also those of the other decoder layers.
+            The losses by name; with ``auxiliary_losses: true`` also those of the other decoder layers. If some voxels may belong
+            to several classes, they are those of `medseg.models.maskformer.query_label_sets`.
 
         Raises:
             ModelError: Shapes or labels do not fit.
@@ -133,9 +140,13 @@ class MaskTransformer(Model):
         if instances is None and self.config.target_masks == "classes":
             instances = torch.zeros_like(label)
         size = self._padded_size(image)
+        label = pad_to(label, size)
+        instances = None if instances is None else pad_to(instances, size)
+        if self.label_sets is not None:
+            return self._set_losses(image, OpenVoxels(label, self.label_sets), instances)
         targets = instance_targets(
-            pad_to(label, size),
-            None if instances is None else pad_to(instances, size),
+            label,
+            instances,
             num_classes=self.num_classes,
             limit=self.config.num_queries,
             regions=True,
@@ -150,6 +161,35 @@ class MaskTransformer(Model):
                 [{"class_queries_logits": c, "masks_queries_logits": m} for c, m in inner] or None,
             )
         return {name.removeprefix("loss_"): loss for name, loss in losses.items()}
+
+    def _set_losses(self, image: Tensor, voxels: OpenVoxels, instances: Tensor | None) -> dict[str, Tensor]:
+        """Return the losses where some voxels may belong to several classes."""
+        config = self.config
+        targets = voxels.targets(instances, config.num_queries)
+        layers = self._run(image, auxiliary=config.auxiliary_losses)
+        weights = LossWeights(
+            config.class_weight, config.mask_weight, config.dice_weight, config.no_object_weight
+        )
+        points = self._uncertain_points() if isinstance(config, Mask2FormerOptions) else None
+        compute = QuerySetLosses(weights, focal_losses if points is None else binary_cross_entropies, points)
+        losses: dict[str, Tensor] = {}
+        with autocast_disabled(image):
+            for number, (classes, masks) in enumerate([layers[-1], *layers[:-1]]):
+                found = compute(classes, masks, targets, voxels)
+                end = f"_{number - 1}" if number else ""
+                losses |= {f"{name}{end}": loss for name, loss in found.items()}
+        return losses
+
+    def _uncertain_points(self) -> Points:
+        """Return Mask2Former's choice of points, most of them where masks are uncertain."""
+        criterion = self.network.criterion
+        return lambda logits: criterion.sample_points_using_uncertainty(
+            logits,
+            criterion.calculate_uncertainty,
+            criterion.num_points,
+            criterion.oversample_ratio,
+            criterion.importance_sample_ratio,
+        )
 
     @torch.no_grad()
     def instances(self, image: Tensor) -> list[Detections]:

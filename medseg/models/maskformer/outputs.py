@@ -13,6 +13,9 @@ from torch import Tensor
 
 from medseg.models.detections import Detections, boxes_of
 
+FLOOR = 1e-6
+"""Minimum score of a class, so that its logarithm is finite."""
+
 
 @dataclass(frozen=True)
 class QueryRegion:

@@ -9,7 +9,7 @@ import numpy as np
 
 from medseg.data.datasets.cases import UNDECIDED, Case, ReadingOptions
 from medseg.data.datasets.layouts import read_dataset
-from medseg.data.datasets.read_case import read_case_image
+from medseg.data.datasets.read_case import read_case_image, read_case_label
 from medseg.errors import DataError, warn_once
 from medseg.io.companions.label_names import label_names_of
 from medseg.io.files import IMAGE_SUFFIXES, read_labels, stem_of
@@ -132,6 +132,9 @@ def _opened(case: Case, predictions: Mapping[str, Path], names: Labels | None, w
     maps = {
         name: read_labels(path, orientation_from=orientation_from, like=image) for name, path in files.items()
     }
+    if case.probabilities is not None and REFERENCE not in files and names is not None:
+        classes = read_case_label(case, names, image.grid)
+        maps[REFERENCE] = classes.with_data(names.to_values(classes.data))
     if case.label is None and case.instances is not None:
         names = _instance_names(maps.values())
     return ViewerCase(case.id, image, maps, labels=names, window=window)
