@@ -108,6 +108,10 @@ class DataWarning(UserWarning):
     """
 
 
+class LicenceNotice(DataWarning):
+    """The licence of a model excludes some uses; the command line prints it in one line on standard error."""
+
+
 def format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
@@ -127,11 +131,11 @@ def format_warning(
     warning: ct.nii.gz: found 3 bytes after the voxels.
     """
     if issubclass(category, DataWarning):
-        return f"warning: {message}\n"
+        return f"{'notice' if issubclass(category, LicenceNotice) else 'warning'}: {message}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
-def warn_once(message: str) -> None:
+def warn_once(message: str, category: type[DataWarning] = DataWarning) -> None:
     """Warn of a file that can be used; the same message is not repeated by the same process.
 
     Files are read several times, by other threads and within other filters of warnings, so Python's own rule against
@@ -139,18 +143,19 @@ def warn_once(message: str) -> None:
 
     Args:
         message: Where, what was found, what is done with it, and the remedy.
+        category: Class of the warning.
     """
     message = shown_text(message)
     collected = _COLLECTED.get()
     if collected is None:
-        _warn(message)
+        _warn(message, category)
     elif message not in collected:
         collected.append(message)
 
 
 @cache
-def _warn(message: str) -> None:
-    warnings.warn(message, DataWarning, stacklevel=3)
+def _warn(message: str, category: type[DataWarning]) -> None:
+    warnings.warn(message, category, stacklevel=3)
 
 
 _COLLECTED: ContextVar[list[str] | None] = ContextVar("collected warnings", default=None)

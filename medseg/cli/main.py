@@ -39,6 +39,9 @@ COMMANDS = {
     "import": "models.import_model",
     "export": "models.export",
     "quantize": "models.quantize",
+    "card": "models.card",
+    "push": "models.push",
+    "pull": "models.pull",
     "tune": "training.tune",
     "serve": "prediction.serve",
 }

@@ -19,6 +19,7 @@ from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.errors import ConfigError
 from medseg.evaluation.label_maps.metric_catalog import checked_extra
 from medseg.fine_tuning.settings import AdaptSettings
+from medseg.model_folder.card_settings import CardSettings
 from medseg.model_folder.settings import PredictSettings
 from medseg.models.catalog import MODELS, ModelOptions, parse_options
 from medseg.models.pretrained.config import is_published_name
@@ -186,6 +187,7 @@ class ExperimentConfig(Config):
         predict: Settings of prediction, stored in the model folder.
         evaluate: Settings of evaluation.
         cascade: The first stage of a cascade, for an experiment that trains the second stage; null for a single stage.
+        card: Licence, authors and purpose of the model, for its model card.
 
     >>> from medseg.experiment.config import ExperimentConfig
     >>> config = ExperimentConfig.parse({"name": "liver", "patch": {"size": [64, 64, 32]}})
@@ -205,6 +207,7 @@ class ExperimentConfig(Config):
     predict: PredictSettings = PredictSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     cascade: CascadeSettings | None = None
+    card: CardSettings = CardSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from medseg.data.datasets.cases import UNDECIDED, Case, Dataset, ReadingOptions
 from medseg.data.datasets.read_case import read_case_label, read_case_objects, read_repaired_labels
@@ -21,6 +22,7 @@ from medseg.inference.cohort.model_id import model_hash
 from medseg.io.companions.instance_files import InstanceFile, instance_map_path
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
+from medseg.model_folder.model_card import add_figures
 from medseg.volumes.volume import Volume
 
 
@@ -156,6 +158,32 @@ def held_out_instances(
                 )
             )
     return pairs, labels
+
+
+def add_run_figures(run: RunFolder, summary: Mapping[str, Any]) -> Path | None:
+    """Write the figures of an evaluation of held-out cases to the card of the model that predicted them.
+
+    Args:
+        run: Run folder.
+        summary: Contents of the ``summary.json`` of the evaluation.
+
+    Returns:
+        The model folder; None if it is not known which model predicted the cases, or if it has no card.
+    """
+    if run.is_cross_validation:
+        folder: Path | None = run.model
+        source = "cases of a cross-validation, each predicted by a network that was not trained on it"
+    else:
+        folder, source = _evaluated_model(run), "held-out cases of the training data"
+    return folder if folder is not None and add_figures(folder, summary, source) else None
+
+
+def _evaluated_model(run: RunFolder) -> Path | None:
+    """Return the model folder of a single run that predicted all of its held-out cases; None if it is not known."""
+    records = CaseRecords(run.predictions)
+    found = {record and record.model for record in (records.get(case.id) for case in held_out_cases(run))}
+    known = {model_hash(folder): folder for folder in (run.best, run.model) if folder.is_dir()}
+    return known.get(found.pop() or "") if len(found) == 1 else None
 
 
 def _predictions(run: RunFolder, cases: Sequence[Case]) -> list[Path]:

@@ -50,8 +50,11 @@ from medseg.fine_tuning.weight_source import WeightSource, read_model_folder
 from medseg.inference.postprocess import component_groups
 from medseg.labels.label_sets import LabelSets
 from medseg.labels.label_table import Labels
+from medseg.model_folder.card_settings import CardSettings
 from medseg.model_folder.folder import load_weights
+from medseg.model_folder.licences import licence_in
 from medseg.model_folder.settings import SavedModel
+from medseg.model_folder.started_from import StartedFrom
 from medseg.models.base import Model
 from medseg.runtime.machine import installed_version
 from medseg.storage.atomic import make_folder
@@ -190,10 +193,10 @@ class TrainingSetup:
             self.augmentation,
             self.split,
             self.first_stage,
+            self.case_weights,
         )  # each refuses what it cannot use
         if not self.resume:
             check_patch(self.experiment, self.in_channels, self.labels)
-            self.case_weights,
         used = self.dataset.subset((*self.split.train, *self.split.validation)).cases
         soft = any(case.probabilities is not None for case in used)
         check_learnable(self.experiment, self.model, self.label_sets, soft_labels=soft)
@@ -233,9 +236,6 @@ class TrainingSetup:
         return self.run.read_shared_split(cases) or choose_split(self.experiment, self.dataset)
 
     @cached_property
-    def first_stage(self) -> Labels | None:
-        """The labels of the first stage, once all of its label maps are found; None without a cascade."""
-    @cached_property
     def case_weights(self) -> dict[str, float]:
         """The weights of the training cases by id; a resumed run keeps them, although the table may have changed since."""
         stored = self.run.read_case_weights() if self.resume else None
@@ -244,6 +244,9 @@ class TrainingSetup:
         require_sampled(weights.values())
         return weights
 
+    @cached_property
+    def first_stage(self) -> Labels | None:
+        """The labels of the first stage, once all of its label maps are found; None without a cascade."""
         cascade = self.experiment.cascade
         if cascade is None:
             return None
@@ -362,7 +365,8 @@ class TrainingSetup:
             slices=experiment.slices,
             num_first_stage_labels=self.num_first_stage_labels,
             predict=experiment.predict,
-            started_from=self.started.record,
+            started_from=self._origin,
+            card=self._card,
             absent_channels=experiment.data.absent_channels,
             trained_on={
                 "dataset": self.dataset.name,
@@ -373,6 +377,22 @@ class TrainingSetup:
                 "seed": experiment.seed,
             },
         )
+
+    @property
+    def _origin(self) -> StartedFrom | None:
+        """Where the first weights come from, with the licence that the experiment states if the source states none."""
+        record, stated = self.started.record, self.experiment.card.weights_licence
+        if record is None or record.licence is not None or stated is None:
+            return record
+        return record.replace(licence=stated)
+
+    @property
+    def _card(self) -> CardSettings:
+        """The settings of the model card, with the licence that the dataset states if the experiment states none."""
+        card = self.experiment.card
+        if card.dataset_licence is not None:
+            return card
+        return card.replace(dataset_licence=licence_in(self.dataset.root / "dataset.json"))
 
     def _described_model(self, train: list[StoredCase]) -> SavedModel:
         """Return the settings of the model folder with the record of the training images."""
@@ -474,6 +494,6 @@ class TrainingSetup:
             write_prepared(self.run.path, cases)
             cascade = self.experiment.cascade
             stage = first_stage_run(cascade).model if cascade is not None else None
+            self.run.keep_case_weights(self.case_weights)
             self.run.keep_first_weights(self.started, with_source=self.experiment.train.keep_old_labels)
             self.run.open(self.experiment, self.split, self.labels, self.preprocessing, stage)
-            self.run.keep_case_weights(self.case_weights)

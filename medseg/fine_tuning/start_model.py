@@ -63,7 +63,9 @@ def start_from(
         dataset=None
         if saved is None or "dataset" not in saved.trained_on
         else str(saved.trained_on["dataset"]),
+        licence=None if saved is None else saved.card.licence,
         rows=rows,
+        earlier=() if saved is None or saved.started_from is None else saved.started_from.origins,
     )
     return StartedModel(model, record, source if published is None else None)
 

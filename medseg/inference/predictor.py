@@ -47,6 +47,8 @@ from medseg.labels.components import KEEP_LARGEST_BYTES_PER_VOXEL, keep_largest_
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import find_model_folder, first_stage_folder, load_model
+from medseg.model_folder.hub import is_hub_name, pull_model
+from medseg.model_folder.licences import state_licences
 from medseg.model_folder.settings import SHARED_BY_STAGES, PredictSettings, SavedModel
 from medseg.models.base import Model
 from medseg.models.unet.instance_unet import InstanceUNet
@@ -629,7 +631,8 @@ def load(
     """Load a model folder for prediction.
 
     Args:
-        folder: ``RUN/model`` or a copy of it, RUN itself, or ``RUN/best``.
+        folder: ``RUN/model`` or a copy of it, RUN itself, or ``RUN/best``; or ``hf://OWNER/NAME`` for a model on the Hugging
+            Face hub, which is downloaded (extra ``medseg[hub]``).
         device: Device such as ``"cpu"`` or ``"cuda:1"``; None for CUDA if available.
         max_memory: Maximum resident memory of the process in bytes, or a size such as ``"6GB"``; None for half of what is
             free.
@@ -660,8 +663,9 @@ def load(
         ...     medseg.load(f"{folder}/model", device="cpu", precision="float32", overlap=0.25)
         Predictor(liver: unet_3d, 1 channel(s) -> 2 classes, window 8x8x8, cpu, float32)
     """
-    folder = find_model_folder(folder)
+    folder = pull_model(str(folder)) if is_hub_name(folder) else find_model_folder(folder)
     model, saved, labels = load_model(folder)
+    state_licences(saved, folder)
     inner, first_stage = first_stage_folder(folder, saved), None
     if inner is not None:
         first_stage = load(

@@ -1,8 +1,8 @@
 """Model folders: what is shared of a trained model, without code and without pickle.
 
-A model folder holds ``config.yaml``, ``labels.tsv``, ``model.safetensors``, ``README.md``, ``reference.json`` (what the
+A model folder holds ``config.yaml``, ``labels.tsv``, ``model.safetensors``, ``README.md`` (the model card), ``reference.json`` (what the
 model computed for a generated image, see `medseg.inference.reference_output`) and ``manifest.json``, whose
-hashes are checked before any file is read. An ensemble has ``member_0.safetensors`` and so on instead of
+hashes are checked before any file is read; the model card is not part of it. An ensemble has ``member_0.safetensors`` and so on instead of
 ``model.safetensors``, and so has a model of parts. The second stage of a cascade holds the model folder of the first stage in ``first_stage/``, which
 its manifest covers, too. ``medseg quantize`` adds the network with 8-bit integers in ``int8/``, which has a manifest of its own.
 """
@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medseg.data.settings import Spacing
 from medseg.errors import ModelError, no_such_path
-from medseg.labels.label_table import Labels, Region
+from medseg.labels.label_table import Labels
+from medseg.model_folder.model_card import CARD, model_card, with_figures_of
 from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.models.volumetric.logit_ensemble import LogitEnsemble
@@ -103,7 +103,7 @@ def write_model_folder(
         weights: State dicts of the members, as many as the number ``saved.members``.
         saved: Settings of the model.
         labels: Labels that the model learned, with its regions if it predicts regions.
-        parameters: Number of parameters of all members together, for the README.
+        parameters: Number of parameters of all members together, for the model card.
         first_stage: Model folder of the first stage, as in `save_model`.
         finish: Called with the complete new folder before it replaces an existing one, to add files such as the reference
             output; None for nothing.
@@ -121,7 +121,7 @@ def write_model_folder(
             _save_weights(state, temporary / name)
         write_text(temporary / "config.yaml", saved.to_yaml())
         write_text(temporary / "labels.tsv", labels.to_tsv())
-        write_text(temporary / "README.md", _card(saved, labels, parameters))
+        write_text(temporary / CARD, model_card(saved, labels, parameters))
         if first_stage is not None:
             copy_folder(first_stage, temporary / FIRST_STAGE)
         write_manifest(temporary)
@@ -297,55 +297,17 @@ def _check_shapes(tensors: Mapping[str, Tensor], other: Shapes, where: Path) -> 
         )
 
 
-def _card(saved: SavedModel, labels: Labels, parameters: int) -> str:
-    window = "x".join(map(str, saved.window))
-    several = f"{saved.members} × " if saved.members > 1 else ""
-    lines = [
-        f"# {saved.name}",
-        "",
-        f"Segmentation model written by medseg {saved.medseg}. Research use; not a medical device.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| model | {several}{saved.model['name']}, {parameters:,} parameters |",
-        f"| input channels | {', '.join(saved.channel_names)} |",
-        *(["| absent channels | predicted with zeros |"] if saved.absent_channels == "zeros" else []),
-        f"| labels | {', '.join(labels.names)} |",
-        *([f"| regions | {'; '.join(map(_region_text, labels.regions))} |"] if labels.regions else []),
-        f"| orientation | {saved.preprocessing.orientation or 'as in the file'} |",
-        f"| spacing | {_spacing_text(saved.preprocessing.spacing)} |",
-        f"| window | {window} voxels |",
-    ]
-    if saved.num_first_stage_labels:
-        lines.append(
-            f"| first stage | in `{FIRST_STAGE}/`, {saved.num_first_stage_labels} additional channels |"
-        )
-    lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in saved.trained_on.items()]
-    if saved.crop_around is not None:
-        around = ", ".join(saved.crop_around.labels)
-        lines.append(f"| first stage | in `{FIRST_STAGE}/`; images are cropped around {around} |")
-    if saved.parts:
-        lines.append(
-            f"| parts | {'; '.join(f'{one.name}: {len(one.labels)} labels' for one in saved.parts)} |"
-        )
-    if saved.started_from is not None:
-        lines.append(f"| started from | {saved.started_from.in_words} |")
-    lines += [
-        "",
-        "```python",
-        "import medseg",
-        'labels = medseg.load("THIS FOLDER")("image.nii.gz")',
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+def write_new_card(folder: Path) -> None:
+    """Write the card of a model folder anew; only the figures of the present card are kept.
 
+    Args:
+        folder: The model folder.
 
-def _region_text(region: Region) -> str:
-    return f"{region.name} ({', '.join(map(str, region.values))}) written as {region.output_value}"
-
-
-def _spacing_text(spacing: Spacing | None) -> str:
-    if spacing is None:
-        return "the file’s own"
-    return " x ".join("the file’s own" if value is None else f"{value:g}" for value in spacing) + " mm"
+    Raises:
+        ModelError: The folder is damaged.
+    """
+    model, saved, labels = load_model(folder)
+    card, path = model_card(saved, labels, sum(p.numel() for p in model.parameters())), folder / CARD
+    if path.is_file():
+        card = with_figures_of(path.read_text(encoding="utf-8"), card)
+    write_text(path, card)

@@ -18,6 +18,7 @@ from medseg.data.slices2d.slice_settings import SliceSettings
 from medseg.data.slices2d.slice_view import SliceView
 from medseg.errors import ModelError
 from medseg.labels.label_table import Labels
+from medseg.model_folder.card_settings import CardSettings
 from medseg.model_folder.started_from import StartedFrom
 from medseg.storage.formats import check_format
 from medseg.yaml_dialect import read_yaml
@@ -200,12 +201,13 @@ class SavedModel(Config):
             combined: where several find a label, that of the last one counts. Empty for other folders.
         slices: How slices become images of a 2D model.
         predict: Prediction settings.
-        trained_on: Counts and figures for the model's README.
+        trained_on: Counts and figures for the model card.
         training_data: Ranges of the training images, with which new images are compared; null if they were not recorded.
         calibration: Temperatures that a cross-validation fitted; null if there are none.
         absent_channels: ``zeros`` if cases without a file for some of their channels may be predicted, because the training had such
             cases; ``refuse`` otherwise.
         started_from: The trained weights that the training started from; null for fresh ones.
+        card: What the authors state in the model card.
     """
 
     format: Literal[1] = 1
@@ -224,6 +226,7 @@ class SavedModel(Config):
     predict: PredictSettings = PredictSettings()
     trained_on: dict[str, Any] = Field(default_factory=dict)
     training_data: TrainingData | None = None
+    card: CardSettings = CardSettings()
     calibration: Calibration | None = None
     absent_channels: AbsentChannels = "refuse"
     started_from: StartedFrom | None = None

@@ -43,15 +43,38 @@ def _shortened(rows: Sequence[TransferRow]) -> list[TransferRow]:
     return [first if row is left[0] else row for row in rows if row is left[0] or row not in left]
 
 
-class StartedFrom(Config):
-    """The trained weights that a training started from, and what was taken from them.
+class WeightOrigin(Config):
+    """Trained weights that a training started from.
 
     Attributes:
         source: Name of the file, the model folder or the published weights, without its folder.
         sha256: Hash of the file of weights; None for published weights.
         name: Name of the experiment that trained the source; None if it is not known.
         dataset: Dataset that the source was trained on; None if it is not known.
+        licence: Licence of the weights; None if it is not known.
+    """
+
+    source: str
+    sha256: str | None = None
+    name: str | None = None
+    dataset: str | None = None
+    licence: str | None = None
+
+    @property
+    def in_words(self) -> str:
+        """The source, its experiment, its dataset and the beginning of its hash in one line."""
+        known = [self.name, None if self.dataset is None else f"dataset {self.dataset}"]
+        known.append(None if self.sha256 is None else f"SHA-256 {self.sha256[:12]}")
+        details = ", ".join(single_line(one) for one in known if one)
+        return single_line(self.source) + (f" ({details})" if details else "")
+
+
+class StartedFrom(WeightOrigin):
+    """The trained weights that a training started from, and what was taken from them.
+
+    Attributes:
         rows: What was taken, adapted, new and left.
+        earlier: The weights that the source itself started from, and so on, the latest first.
 
     Examples:
         >>> row = TransferRow(part="output", here="liver", source="hepar", result="taken")
@@ -61,11 +84,8 @@ class StartedFrom(Config):
         output  liver  hepar   taken   -
     """
 
-    source: str
-    sha256: str | None = None
-    name: str | None = None
-    dataset: str | None = None
     rows: tuple[TransferRow, ...] = ()
+    earlier: tuple[WeightOrigin, ...] = ()
 
     def __str__(self) -> str:
         header = ("part", "here", "source", "result", "note")
@@ -74,9 +94,7 @@ class StartedFrom(Config):
         return "\n".join([f"weights from {self.in_words}", *align_columns([header, *cells], "lllll")])
 
     @property
-    def in_words(self) -> str:
-        """The source, its experiment, its dataset and the beginning of its hash in one line."""
-        known = [self.name, None if self.dataset is None else f"dataset {self.dataset}"]
-        known.append(None if self.sha256 is None else f"SHA-256 {self.sha256[:12]}")
-        details = ", ".join(single_line(one) for one in known if one)
-        return single_line(self.source) + (f" ({details})" if details else "")
+    def origins(self) -> tuple[WeightOrigin, ...]:
+        """The source, and all weights that it goes back to, the latest first."""
+        own = {key: getattr(self, key) for key in WeightOrigin.model_fields}
+        return (WeightOrigin(**own), *self.earlier)

@@ -13,13 +13,14 @@ from medseg.storage.json_files import parse_json
 
 NAME = "manifest.json"
 FORMAT = 1
+_FOR_READERS = "README.md"  # people may edit it, in subfolders, too
 
 
 def write_manifest(folder: Path) -> None:
     """Record size and SHA-256 of every file in a folder and its subfolders, which marks the folder as complete.
 
     Args:
-        folder: The folder; hidden files are left out.
+        folder: The folder; hidden files and ``README.md`` are left out.
     """
     files = {name: _entry(folder / name) for name in _names(folder)}
     write_text(folder / NAME, json.dumps({"format": FORMAT, "files": files}, indent=2, sort_keys=True) + "\n")
@@ -37,7 +38,8 @@ def check_manifest(folder: Path) -> None:
     path = folder / NAME
     try:
         manifest = parse_json(path.read_text(encoding="utf-8"))
-        version, files = manifest["format"], dict(manifest["files"])
+        version, listed = manifest["format"], dict(manifest["files"])
+        files = {name: entry for name, entry in listed.items() if name.split("/")[-1] != _FOR_READERS}
         if version == FORMAT and not all(isinstance(entry, dict) for entry in files.values()):
             raise TypeError
     except FileNotFoundError:
@@ -88,7 +90,7 @@ def _names(folder: Path, prefix: str = "") -> list[str]:
     names: list[str] = []
     for path in sorted(folder.iterdir()):
         name = f"{prefix}{path.name}"
-        if path.name.startswith(".") or name == NAME:
+        if path.name.startswith(".") or name == NAME or path.name == _FOR_READERS:
             continue
         if path.is_file():
             names.append(name)

@@ -10,6 +10,7 @@ from typing import Any
 from medseg.inference.reference_output import write_reference
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import first_stage_folder, save_model
+from medseg.model_folder.model_card import keep_edits
 from medseg.model_folder.settings import SavedModel
 from medseg.models.base import Model
 from medseg.storage.lock import RunLock
@@ -69,6 +70,11 @@ class TrainingRun:
             target: Model folder to write.
         """
         saved = self.saved.replace(trained_on={**self.saved.trained_on, "steps": step})
-        # The best model so far is written often, so that only the finished one gets a reference output.
-        finish = write_reference if target == self.model else None
+
+        def finish(folder: Path) -> None:
+            keep_edits(target, folder)
+            # The best model so far is written often, so that only the finished one gets a reference output.
+            if target == self.model:
+                write_reference(folder)
+
         save_model(target, model, saved, self.labels, first_stage_folder(self.folder, saved), finish)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.cli.early_checks import require_paths
+from medseg.cli.models.licence_option import add_licence_option
 
 EXAMPLE = """\
 example of the config file:
@@ -60,6 +61,8 @@ def add_parser(sources: Any) -> None:
     parser.add_argument("--key", help="entry of STATE that contains the state dict, if there are several")
     parser.add_argument("-o", "--output", metavar="FOLDER", required=True, help="model folder to write")
 
+    add_licence_option(parser)
+
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
@@ -71,7 +74,13 @@ def run(options: argparse.Namespace) -> int:
     if output.exists():
         raise ConfigError(f"--output: {output} exists already. Choose another folder.")
     difference = import_monai(
-        options.weights, options.network, options.config, options.labels, output, key=options.key
+        options.weights,
+        options.network,
+        options.config,
+        options.labels,
+        output,
+        key=options.key,
+        licence=options.licence,
     )
     print(f"model: {output}")
     print(f"its logits differ from those of MONAI's own network by at most {difference:.2g}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.cli.early_checks import require_paths
+from medseg.cli.models.licence_option import add_licence_option
 
 
 def add_parser(sources: Any) -> None:
@@ -37,6 +38,8 @@ def add_parser(sources: Any) -> None:
         help="trained 3d_lowres folder of a 3d_cascade_fullres (default: the one next to FOLDER)",
     )
 
+    add_licence_option(parser)
+
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
@@ -51,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
         checkpoint=options.checkpoint,
         orientation=options.orientation,
         first_stage=options.first_stage,
+        licence=options.licence,
     )
     origin = saved.trained_on
     print(

@@ -142,6 +142,8 @@ def _label_maps(options: argparse.Namespace) -> int:
     rows = with_absent_labels(measured, wanted) if labels is None else _flat(measured)
     table = Table(tuple(rows), wanted, subjects)
     code = _report(table, failed, len(pairs), options)
+    if options.reference is None:
+        _write_card(RunFolder(prediction), table)
     if options.report:
         write_page(options, _output_folder(options), table, pairs, labels)
     return code
@@ -167,6 +169,7 @@ def _folds(run: RunFolder, options: argparse.Namespace) -> int:
             cluster=options.cluster,
         )
     code = _report(table, 0, len(table.table.cases), options)
+    _write_card(run, table)
     if options.report:
         pairs, labels, _ = held_out_pairs(run, reading_options(options))
         write_page(options, _output_folder(options), table, pairs, labels)
@@ -174,6 +177,15 @@ def _folds(run: RunFolder, options: argparse.Namespace) -> int:
     if reason is not None:
         print(reason)
     return code
+
+
+def _write_card(run: RunFolder, table: Any) -> None:
+    """Write the figures to the card of the model that was evaluated."""
+    from medseg.experiment.held_out import add_run_figures
+
+    folder = add_run_figures(run, table.summary())
+    if folder is not None:
+        print(f"model card: {folder / 'README.md'}")
 
 
 def _instances(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from medseg.cli.early_checks import not_negative, positive, require_paths
@@ -100,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     models, settings = _checked(options)
     address = _dicomweb_address(options.dicomweb)
+    _state_licences(models.folders)
     tokens, printed = _tokens(options.token_file)
     from medseg.io.dicomweb.server import DicomWeb
     from medseg.serve.event_log import EventLog
@@ -127,6 +129,16 @@ def run(options: argparse.Namespace) -> int:
 
             run_server(service, listening, ready)
     return 0
+
+
+def _state_licences(folders: Sequence[str]) -> None:
+    """State the licences that exclude commercial use here, because models are loaded in another process."""
+    from medseg.model_folder.folder import find_model_folder
+    from medseg.model_folder.licences import state_licences
+    from medseg.model_folder.settings import SavedModel
+
+    for folder in folders:
+        state_licences(SavedModel.load(find_model_folder(folder) / "config.yaml"), folder)
 
 
 def _address(host: str, port: int, token: str) -> str:

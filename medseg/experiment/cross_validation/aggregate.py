@@ -35,11 +35,18 @@ from medseg.evaluation.label_maps.table import Table
 from medseg.experiment.cross_validation.calibrate import fold_calibration
 from medseg.experiment.cross_validation.out_of_fold import pending_predictions, predict_out_of_fold
 from medseg.experiment.cross_validation.quality_cases import fitted_quality
-from medseg.experiment.held_out import held_out_cases, held_out_instances, held_out_pairs, subjects_of_run
+from medseg.experiment.held_out import (
+    add_run_figures,
+    held_out_cases,
+    held_out_instances,
+    held_out_pairs,
+    subjects_of_run,
+)
 from medseg.experiment.run_folder import RunFolder
 from medseg.inference.reference_output import write_reference
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import first_stage_folder, load_model, write_model_folder
+from medseg.model_folder.model_card import keep_edits
 from medseg.model_folder.settings import PredictSettings, SavedModel
 from medseg.report.report_page import remove_outdated_page
 
@@ -94,6 +101,7 @@ def aggregate(run: RunFolder, *, progress: Progress | None = None, cluster: str 
         table.write_summary(run.evaluation / "summary.json")
         remove_outdated_page(run.evaluation / "report.html", "Evaluation")
         write_ensemble(run, table)
+        add_run_figures(run, table.summary())
     return table
 
 
@@ -241,6 +249,7 @@ def write_ensemble(run: RunFolder, table: FoldTable) -> Path:
     quality = fitted_quality(run, table)
 
     def finish(folder: Path) -> None:
+        keep_edits(run.model, folder)
         write_reference(folder)
         if quality is not None:
             quality.write(folder)
@@ -288,7 +297,7 @@ def _calibration(found: CrossFitted | str | None) -> dict[str, Any] | None:
 
 
 def _card_lines(saved: SavedModel, table: FoldTable, folds: int) -> dict[str, Any]:
-    """Return the facts about training for the README of the ensemble."""
+    """Return the facts about training for the model card of the ensemble."""
     dice, means = table.table.foreground_mean()["dice"], table.table.mean()
     lines = {
         "dataset": saved.trained_on["dataset"],

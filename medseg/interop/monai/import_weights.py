@@ -39,6 +39,7 @@ from medseg.inference.reference_output import write_reference
 from medseg.interop.monai.networks import NETWORKS, Arguments
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import load_weights, save_model
+from medseg.model_folder.licences import state_licences
 from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.models.base import Model
@@ -59,6 +60,7 @@ def import_monai(
     folder: str | Path,
     *,
     key: str | None = None,
+    licence: str | None = None,
 ) -> float:
     """Write a model folder from a state dict of MONAI.
 
@@ -69,6 +71,7 @@ def import_monai(
         labels: Table of the classes, and of the regions if the network ends in sigmoids; see `Labels.from_tsv`.
         folder: Model folder to write; an existing one is replaced.
         key: Entry of the file that contains the state dict, if there are several.
+        licence: Licence of the weights, for the model card; None for that of `config`.
 
     Returns:
         The largest absolute difference of a logit from MONAI's own network.
@@ -89,7 +92,10 @@ def import_monai(
     state = read_state(Path(weights), key)
     load_weights(model, convert(state), Path(weights))
     difference = _measured(model, _theirs(network, arguments, state, Path(weights)), weights)
+    if licence is not None:
+        saved = saved.replace(card=saved.card.replace(licence=licence).to_plain())
     save_model(folder, model, saved, table, finish=write_reference)
+    state_licences(saved, folder)
     return difference
 
 

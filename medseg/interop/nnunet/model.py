@@ -25,6 +25,7 @@ from medseg.interop.nnunet.postprocessing import find_postprocessing, in_words, 
 from medseg.interop.nnunet.training_record import training_record
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import write_model_folder
+from medseg.model_folder.licences import licence_in, state_licences
 from medseg.model_folder.settings import PredictSettings, SavedModel
 from medseg.models import build_model, parse_options
 from medseg.models.unet.network_config import UNetConfig
@@ -48,6 +49,7 @@ def import_nnunet(
     checkpoint: Which = "final",
     orientation: str | None = None,
     first_stage: str | Path | None = None,
+    licence: str | None = None,
 ) -> SavedModel:
     """Convert a trained nnU-Net v2 model to a model folder with the same predictions.
 
@@ -61,7 +63,8 @@ def import_nnunet(
         orientation: Axis codes of the training files, if all are known to have the same; files are then reoriented to
             it before prediction. None keeps the axes of each file, as nnU-Net does.
         first_stage: Trained folder of the first stage of a cascade; None for the folder next to the second stage. Both
-            stages become one model folder; `folds`, `checkpoint` and `orientation` apply to both.
+            stages become one model folder; `folds`, `checkpoint`, `orientation` and `licence` apply to both.
+        licence: Licence of the weights, for the model card; None if it is not known.
 
     Returns:
         The settings that were written.
@@ -77,12 +80,14 @@ def import_nnunet(
         raise ConfigError(
             f"{output}: exists already, expected a new folder. Choose another name, or remove it."
         )
-    options = _Options(folds, checkpoint, orientation)
+    options = _Options(folds, checkpoint, orientation, licence)
     stage = None if first_stage is None else Path(first_stage)
     make_folder(output.parent)
     with tempfile.TemporaryDirectory(prefix=".medseg-", dir=output.parent) as scratch:
         folder = source if source.is_dir() else extract(source, Path(scratch) / source.stem)
-        return _import_folder(_trained_folder(folder, configuration), output, configuration, options, stage)
+        saved = _import_folder(_trained_folder(folder, configuration), output, configuration, options, stage)
+    state_licences(saved, output)
+    return saved
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class _Options:
     folds: Sequence[str] | None
     checkpoint: Which
     orientation: str | None
+    licence: str | None = None
 
 
 def _import_folder(
@@ -117,8 +123,10 @@ def _import_folder(
         trained_on=_origin(plans, configuration, first, checkpoints),
     )
     record = training_record(folder, plans, len(names))
+    card = {"licence": options.licence, "dataset_licence": licence_in(folder / "dataset.json")}
     saved = _with_postprocessing(saved, folder, labels).replace(
-        training_data=None if record is None else record.to_plain()
+        training_data=None if record is None else record.to_plain(),
+        card=card,
     )
     weights = _weights(
         checkpoints, saved, labels.num_outputs, plans.configuration.architecture.kind, axes.order
