@@ -57,7 +57,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset = write_phantoms(folder / "my_ct", cases=5, shape=(32, 28, 20), spacing=(4, 4, 6))
     case = dataset.cases[0]
     assert case.label is not None
-    for name, source in (("ct", case.images[0]), ("reference", case.label), ("ct_labels", case.label)):
+    maps = ("reference", "ct_labels", "rater_1", "rater_2", "rater_3")
+    for name, source in (("ct", case.images[0]), *((name, case.label) for name in maps)):
         shutil.copy(source, folder / f"{name}.nii.gz")
     save_series(folder / "ct_series", read(case.images[0]))
     (folder / "scans").mkdir()

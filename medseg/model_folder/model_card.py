@@ -68,11 +68,17 @@ _ON_HUBS = frozenset(
         "zlib",
     ]
 )  # the identifiers of licences that model hubs know; others have a name of their own
+_MOST_LISTED = 8  # labels in the summary
+_AS_FIGURES = (
+    "cross-validated_Dice",
+    "Dice_by_label",
+)  # facts of a cross-validation that are in its figures, too
 _INTENDED = "Research on images like those of the training data, with a check of every result by an expert. Not a medical device."
 _LIMITS = (
     "Images unlike those of the training data, such as those of other scanners, protocols, diseases or ages, may be segmented "
-    "wrongly without any sign of it. `medseg predict` warns of images outside of the ranges below."
+    "wrongly without any sign of it."
 )
+_RANGES = " `medseg predict` warns of images outside of the ranges in the section on training."
 
 
 def model_card(saved: SavedModel, labels: Labels, parameters: int) -> str:
@@ -99,13 +105,13 @@ def model_card(saved: SavedModel, labels: Labels, parameters: int) -> str:
         [
             _front_matter(saved),
             f"# {title}\n",
-            f"Segmentation model written by medseg {_text(saved.medseg)}. Research use; not a medical device.\n",
+            f"{_summary(saved, labels)} Written by medseg {_text(saved.medseg)}. Research use; not a medical device.\n",
             '```python\nimport medseg\n\nlabels = medseg.load("THIS FOLDER")("image.nii.gz")\n```\n',
             f"## Intended use\n\n{card.intended_use or _INTENDED}\n",
-            f"## Limits\n\n{card.limits or _LIMITS}\n",
+            f"## Limits\n\n{card.limits or _LIMITS + (_RANGES if saved.training_data else '')}\n",
             f"## Figures\n\n{figures}",
             f"## Labels\n\n{names}",
-            f"## Training data\n\n{data}",
+            f"## Training\n\n{data}",
             f"## Model\n\n{network}",
             f"## Licences\n\n{licences}",
             f"## How to cite\n\n{_citation(saved)}\n",
@@ -152,6 +158,22 @@ def card_with_figures(card: str, summary: Mapping[str, Any], source: str) -> str
         return changed
     index = _model_index(_title(changed), summary, source)
     return _with_front_matter(changed, {**front, "model-index": index})
+
+
+def _summary(saved: SavedModel, labels: Labels) -> str:
+    """Return in one paragraph what the model does, and whether it may be used for everything."""
+    names = [one.name for one in labels.evaluated]
+    if len(names) > _MOST_LISTED:
+        names = [*names[:_MOST_LISTED], f"{len(names) - _MOST_LISTED} more labels"]
+    images = list(dict.fromkeys(saved.channel_names))
+    free = not any(is_non_commercial(one.name) for one in licences_of(saved))
+    terms = "" if free else " **Not for commercial use; see the licences below.**"
+    return f"This model segments {_listed(names)} in {_listed(images)} images.{terms}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = map(_text, names)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _title(card: str) -> str:
@@ -209,7 +231,9 @@ def _with_front_matter(card: str, values: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows)])
+    return "\n".join(
+        ["| property | value |", "|---|---|", *(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows)]
+    )
 
 
 def _text(value: object) -> str:
@@ -223,7 +247,11 @@ def _cell(value: object) -> str:
 
 def _data_rows(saved: SavedModel) -> list[tuple[str, str]]:
     rows = [("input channels", ", ".join(saved.channel_names))]
-    rows += [(key.replace("_", " "), str(value)) for key, value in saved.trained_on.items()]
+    rows += [
+        (key.replace("_", " "), str(value))
+        for key, value in saved.trained_on.items()
+        if key not in _AS_FIGURES
+    ]
     data = saved.training_data
     if data is None:
         return rows
@@ -266,7 +294,7 @@ def _model_rows(saved: SavedModel, labels: Labels, parameters: int) -> list[tupl
         ("window", f"{'x'.join(map(str, saved.window))} voxels"),
     ]
     if saved.num_first_stage_labels:
-        rows.append(("first stage", f"in first_stage/, {saved.num_first_stage_labels} additional channels"))
+        rows.append(("first stage", f"in `first_stage/`, {saved.num_first_stage_labels} additional channels"))
     return rows
 
 
@@ -285,7 +313,7 @@ def _licences(saved: SavedModel) -> str:
         rows.append(("training data", card.dataset_licence))
     for origin in () if saved.started_from is None else saved.started_from.origins:
         rows.append((f"started from {origin.in_words}", origin.licence or "not stated"))
-    lines = ["| | licence |", "|---|---|", *(f"| {_cell(of)} | {_cell(name)} |" for of, name in rows)]
+    lines = ["| part | licence |", "|---|---|", *(f"| {_cell(of)} | {_cell(name)} |" for of, name in rows)]
     if any(is_non_commercial(one.name) for one in licences_of(saved)):
         lines += ["", "**A licence in this table excludes commercial use.**"]
     return "\n".join(lines)

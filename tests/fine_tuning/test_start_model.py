@@ -69,7 +69,10 @@ def test_what_was_taken_is_printed_stored_and_named_in_the_model_folder(place, t
     assert record["source"] == "model"
     assert "weights" not in saved.model
     assert str(place) not in (run / "model" / "config.yaml").read_text()
-    assert f"| started from | {saved.started_from.in_words} |" in (run / "model" / "README.md").read_text()
+    assert (
+        f"| started from {saved.started_from.in_words} | not stated |"
+        in (run / "model" / "README.md").read_text()
+    )
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["weights"] == str(place / "first")
 
 

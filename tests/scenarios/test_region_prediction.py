@@ -193,7 +193,8 @@ def test_a_model_folder_holds_regions_and_its_card_lists_them(make_predictor, tm
     assert repr(again) == "Predictor(toy: unet_3d, 1 channel(s) -> 3 region(s), window 8x8x8, cpu, float32)"
     card = (tmp_path / "model" / "README.md").read_text()
     assert (
-        "| regions | organs (5, 7, 300) written as 5; spleen part (7, 300) written as 7; tumour (300)" in card
+        "The model predicts regions: organs (5, 7, 300) written as 5; spleen part (7, 300) written as 7; tumour (300)"
+        in card
     )
 
 

@@ -308,7 +308,7 @@ def _card_lines(saved: SavedModel, table: FoldTable, folds: int) -> dict[str, An
         "Dice_by_label": ", ".join(f"{name} {found['dice']:.4f}" for name, found in means.items()),
     }
     if table.post_processing is not None and table.post_processing.helps:
-        lines["with_post-processing"] = f"{table.post_processing.foreground_means[1]:.4f}"
+        lines["Dice_with_post-processing"] = f"{table.post_processing.foreground_means[1]:.4f}"
     if isinstance(table.calibration, CrossFitted):
         before, after = table.calibration.before["near"].ece, table.calibration.after["near"].ece
         lines["calibration_error_near_foreground"] = f"{before:.2%}, with temperatures {after:.2%}"

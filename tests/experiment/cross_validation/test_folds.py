@@ -110,7 +110,8 @@ def test_the_ensemble_predicts_the_mean_of_its_folds(whole, workplace, tmp_path,
     assert np.array_equal(medseg.read_labels(written).data, medseg.load(whole / "model")(path).data)
     card = (whole / "model" / "README.md").read_text()
     dice = json.loads((whole / "evaluation" / "summary.json").read_text())["foreground_mean"]["dice"]
-    assert f"| cross-validated Dice | {dice:.4f} (95 % interval " in card
+    assert f"| foreground mean |  | {dice:.3f} | " in card
+    assert "cases of a cross-validation, each predicted by a network that was not trained on it" in card
     assert "| folds | 3 |" in card
 
 
