@@ -293,6 +293,8 @@ def _model_rows(saved: SavedModel, labels: Labels, parameters: int) -> list[tupl
         ("spacing", _spacing_text(saved.preprocessing.spacing)),
         ("window", f"{'x'.join(map(str, saved.window))} voxels"),
     ]
+    if saved.absent_channels == "zeros":
+        rows.append(("absent channels", "predicted with zeros"))
     if saved.num_first_stage_labels:
         rows.append(("first stage", f"in `first_stage/`, {saved.num_first_stage_labels} additional channels"))
     return rows
