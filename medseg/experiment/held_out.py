@@ -150,7 +150,7 @@ def held_out_instances(
             pairs.append(InstancePair(case.id, file, reference, components, case.reading))
         elif case.label is not None and not found:
             pairs.append(InstancePair(case.id, file, case.label, "both", case.reading))
-        else:
+        elif case.is_labelled:
             components = "neither" if found else "predictions"
             pairs.append(
                 InstancePair(

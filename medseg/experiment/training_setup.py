@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors.torch import load_file
@@ -368,15 +368,21 @@ class TrainingSetup:
             started_from=self._origin,
             card=self._card,
             absent_channels=experiment.data.absent_channels,
-            trained_on={
-                "dataset": self.dataset.name,
-                "training_cases": len(self.split.train),
-                "held_out_cases": len(self.split.validation),
-                "steps": experiment.train.steps,
-                "batch_size": experiment.train.batch_size,
-                "seed": experiment.seed,
-            },
+            trained_on=self._trained_on,
         )
+
+    @property
+    def _trained_on(self) -> dict[str, Any]:
+        """The facts about the training for the model card."""
+        train = self.experiment.train
+        return {
+            "dataset": self.dataset.name,
+            "training_cases": len(self.split.train),
+            "held_out_cases": len(self.split.validation),
+            "steps": train.steps,
+            "batch_size": train.batch_size,
+            "seed": self.experiment.seed,
+        }
 
     @property
     def _origin(self) -> StartedFrom | None:
