@@ -293,10 +293,15 @@ def _model_rows(saved: SavedModel, labels: Labels, parameters: int) -> list[tupl
         ("spacing", _spacing_text(saved.preprocessing.spacing)),
         ("window", f"{'x'.join(map(str, saved.window))} voxels"),
     ]
+    if saved.parts:
+        rows.append(("parts", "; ".join(f"{one.name}: {len(one.labels)} labels" for one in saved.parts)))
     if saved.absent_channels == "zeros":
         rows.append(("absent channels", "predicted with zeros"))
     if saved.num_first_stage_labels:
         rows.append(("first stage", f"in `first_stage/`, {saved.num_first_stage_labels} additional channels"))
+    if saved.crop_around is not None:
+        around = ", ".join(saved.crop_around.labels)
+        rows.append(("first stage", f"in `first_stage/`; images are cropped around {around}"))
     return rows
 
 

@@ -40,5 +40,5 @@ def run(options: argparse.Namespace) -> int:
     )
     origin = saved.trained_on
     print(f"{options.output}: task {origin['task']}, {saved.members} network(s) of {origin['datasets']}")
-    print(f"Licence of the weights: {origin['licence']}")
+    print(f"Licence of the weights: {saved.card.licence}")
     return 0

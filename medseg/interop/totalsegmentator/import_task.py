@@ -22,6 +22,7 @@ from medseg.interop.nnunet.model import import_nnunet
 from medseg.interop.totalsegmentator.tasks import TASKS, Task, task_named
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import member_path, write_model_folder
+from medseg.model_folder.licences import state_licences
 from medseg.model_folder.settings import SavedModel
 from medseg.storage.atomic import make_folder
 
@@ -74,6 +75,7 @@ def import_totalsegmentator(
         write_model_folder(
             output, _weights(parts), saved, labels, parameters, first_stage, finish=write_reference
         )
+    state_licences(saved, output)
     return saved
 
 
@@ -193,9 +195,9 @@ def _combined(parts: Sequence[_Imported], task: Task, order: Order) -> tuple[Sav
             "datasets": ", ".join(part.saved.name for part in parts),
             "trainers": ", ".join(dict.fromkeys(part.saved.trained_on["trainer"] for part in parts)),
             "folds": first.trained_on["folds"],
-            "licence": task.licence,
         },
         training_data=None,
+        card=first.card.replace(licence=task.licence).to_plain(),
     )
     return saved, Labels.from_names({"background": 0, **{name: i for i, name in enumerate(task.labels, 1)}})
 
