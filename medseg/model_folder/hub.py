@@ -126,9 +126,8 @@ def _hub_errors(name: str, what: str) -> Iterator[None]:
     """Raise errors of the hub's client, of the network and of the disk as `ModelError`."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    network_error = HfHubHTTPError.__bases__[
-        0
-    ]  # of the library for HTTP, which depends on the client's version
+    # The base class of its library for HTTP, which depends on the version of the client.
+    network_error: Any = HfHubHTTPError.__bases__[0]
     try:
         yield
     except (network_error, HFValidationError, OSError) as error:
