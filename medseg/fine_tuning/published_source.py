@@ -86,7 +86,7 @@ def read_published_source(path: Path, adapt: AdaptSettings | None = None) -> Pub
         dims=2,
         heads=frozenset(name for name, ends in axes.items() if any(end.kind == "output" for end in ends)),
         has_background=published.has_background,
-        new_channel_factor=published.statistics.of_unit_variance,
+        new_channel_factor=published.statistics.unit_variance_factor,
     )
     return PublishedSource(published, weights, saved, _labels(outputs or (), published.has_background))
 

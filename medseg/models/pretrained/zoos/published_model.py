@@ -31,7 +31,7 @@ class PixelStatistics:
     std: tuple[float, float, float]
 
     @property
-    def of_unit_variance(self) -> float:
+    def unit_variance_factor(self) -> float:
         """The factor of kernels for channels whose intensities have standard deviation 1.
 
         A network whose pixels keep their scale has kernels that are smaller by the standard deviation of natural images.
@@ -105,7 +105,7 @@ class PublishedModel:
 
     def scaled_to_unit_variance(self) -> dict[str, Tensor]:
         """Return the tensors for channels whose intensities have standard deviation 1."""
-        factor = self.statistics.of_unit_variance
+        factor = self.statistics.unit_variance_factor
         return {
             name: tensor * factor if name in self.stems else tensor for name, tensor in self.tensors.items()
         }

@@ -148,7 +148,7 @@ def _is_known(state: Mapping[str, Any]) -> bool:
 
 
 def _names_in(file: Path, *, named_by_folder: bool) -> list[str]:
-    """Return the names of tensors; none for a damaged file, about which `read_tensors` has more to say than this module."""
+    """Return the names of tensors; none for a damaged file that is given by itself, which `read_tensors` refuses."""
     try:
         with safe_open(file, framework="pt") as tensors:
             return list(tensors.keys())

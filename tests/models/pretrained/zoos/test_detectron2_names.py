@@ -69,7 +69,7 @@ def test_a_model_by_detectron2s_names_comes_back(tmp_path, name):
     statistics = published.statistics
     assert statistics.mean == (123.675, 116.28, 103.53)
     assert statistics.std == ((58.395, 57.12, 57.375) if "resnext" in name else (1, 1, 1))
-    assert statistics.of_unit_variance == (1 if statistics == IMAGENET else pytest.approx(57.63))
+    assert statistics.unit_variance_factor == (1 if statistics == IMAGENET else pytest.approx(57.63))
 
 
 def test_names_of_whole_checkpoints_are_known(tmp_path):
