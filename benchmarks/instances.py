@@ -41,6 +41,7 @@ from medseg.io.files import write
 from medseg.labels.instances import Instances
 from medseg.models.unet.instance_unet import InstanceUNet
 from medseg.runtime.memory import PeakMemory, format_size
+from medseg.train.reports.reporting import read_metrics
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
@@ -76,9 +77,10 @@ def main() -> None:
     for name in MODELS:
         _train(options.folder, name, options.minutes)
     rows = [_row(options.folder, dataset, name, find) for name, find in _methods(options.folder).items()]
+    steps = [str(read_metrics(options.folder / name / "metrics.jsonl")[-1]["step"]) for name in MODELS]
     text = (
-        f"{HELD_OUT} phantoms of 56³ voxels with 30 touching ellipsoids each, after {options.minutes:g} minutes of training on "
-        f"{TRAINED} others (`benchmarks/instances.py`). F1 and PQ are at an IoU above 0.5."
+        f"{HELD_OUT} phantoms of 56³ voxels with 30 touching ellipsoids each, after {options.minutes:g} minutes of training "
+        f"({' and '.join(steps)} steps for volumes and for slices) on {TRAINED} others (`benchmarks/instances.py`). F1 and PQ are at an IoU above 0.5."
     )
     depths = [_memory_row(options.folder, depth) for depth in DEPTHS]
     memory = markdown(("voxels", "peak of memory besides image and result", "instances", "s"), depths)
