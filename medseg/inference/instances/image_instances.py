@@ -29,7 +29,8 @@ from medseg.runtime.progress import Progress
 from medseg.volumes.grid import Grid, reorientation_like, world_positions
 from medseg.volumes.volume import Volume
 
-_VOXELS_AT_ONCE = 8_000_000  # of a map of ids that is resampled, which takes several times its memory
+_VOXELS_AT_ONCE = 250_000  # of a map of ids that is resampled, which takes several times its memory
+_SLICES_AT_ONCE = 8  # at least, because of the margins
 _MARGIN = 2  # slices on both sides, so that the border of the part is not repeated
 
 
@@ -98,7 +99,7 @@ def onto_grid(instances: Instances, grid: Grid, target: Grid) -> Instances:
     """
     axis = reorientation_like(grid, target)[0].index(2)  # of the target, along the slices of the instances
     voxels = max(1, math.prod(target.shape) // target.shape[axis])
-    count = max(1, _VOXELS_AT_ONCE // voxels)
+    count = max(_SLICES_AT_ONCE, _VOXELS_AT_ONCE // voxels)
     parts: dict[int, list[tuple[NDArray[np.intp], Mask]]] = {}
     for first in range(0, target.shape[axis], count):
         start = np.zeros(3, np.intp)
