@@ -27,7 +27,7 @@ from medseg.inference.instances.volume_instances import centre_engine, volume_in
 from medseg.inference.parts.crop_around import crop_box, not_yet_cropped
 from medseg.inference.parts.part_labels import model_rule
 from medseg.inference.parts.prepare_raw import prepare_raw
-from medseg.inference.postprocess import component_groups
+from medseg.inference.postprocess import component_groups, has_postprocessing, post_process
 from medseg.inference.quality.assessment import AssessedLabels, Assessment
 from medseg.inference.quality.quality_model import QualityModel
 from medseg.inference.sliding.cascade_input import EMPTY_FIRST_STAGE, CascadeInput
@@ -43,7 +43,7 @@ from medseg.inference.uncertainty.case_evidence import EvidenceSums
 from medseg.inference.uncertainty.logit_sample import LogitSampler
 from medseg.io.files import decoded_bytes
 from medseg.io.probability_files import ProbabilityFile, writing_probabilities, writing_uncertainty
-from medseg.labels.components import KEEP_LARGEST_BYTES_PER_VOXEL, keep_largest_components
+from medseg.labels.components import KEEP_LARGEST_BYTES_PER_VOXEL
 from medseg.labels.instances import Instances
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import find_model_folder, first_stage_folder, load_model
@@ -129,11 +129,11 @@ class Predictor:
         self.quality: QualityModel | None = quality
         self.max_memory = _bytes(max_memory, "max_memory")
         self.max_device_memory = _bytes(max_device_memory, "max_device_memory")
-        self._component_groups = component_groups(saved.predict, labels)
+        component_groups(saved.predict, labels)  # refuses unknown names
         self.device = checked_device(device)
         self.network = WindowNetwork(model, saved, self.device)
         rule = model_rule(saved, labels, _temperatures(saved, labels))
-        afterwards = KEEP_LARGEST_BYTES_PER_VOXEL if self._component_groups else 0
+        afterwards = KEEP_LARGEST_BYTES_PER_VOXEL if has_postprocessing(saved.predict) else 0
         self.engine = Engine(
             self.network, self._sliding(rule), rule, self.max_memory, self.max_device_memory, afterwards
         )
@@ -483,12 +483,7 @@ class Predictor:
         Returns:
             A label map on the same grid; `labels` itself if the settings ask for no post-processing.
         """
-        if not self._component_groups:
-            return labels
-        data = labels.data[0]
-        for group in self._component_groups:
-            data = keep_largest_components(data, group, together=True)
-        return labels.with_data(data[None])
+        return post_process(labels, self.settings, self.labels)
 
     def logits(self, image: Tensor, *, progress: Progress | None = None) -> Tensor:
         """Return the logits of a prepared image on its own grid.

@@ -118,6 +118,32 @@ def keep_largest_components(
     return result
 
 
+def remove_small_components(
+    classes: NDArray[Any], group: Sequence[int], largest_removed: int
+) -> NDArray[Any]:
+    """Set small connected components of the union of some classes to background.
+
+    Args:
+        classes: Class indices `(X, Y, Z)`; not modified.
+        group: Classes to clean; other classes are left unchanged.
+        largest_removed: Voxels of the largest component that is removed.
+
+    Returns:
+        A cleaned copy of `classes`.
+
+    Examples:
+        >>> remove_small_components(np.array([[1, 1, 0, 1, 0, 2]]), [1], 1)
+        array([[1, 1, 0, 0, 0, 2]])
+    """
+    result = classes.copy()
+    components, count = connected_components(_inside(classes, list(group)))
+    removed = component_sizes(components, count) <= largest_removed
+    removed[0] = False
+    for here, part in zip(result, components, strict=True):
+        here[removed[part]] = 0
+    return result
+
+
 def _inside(classes: NDArray[Any], group: Sequence[int]) -> NDArray[np.bool_]:
     """Return the voxels of some classes."""
     if len(group) == 1:

@@ -79,6 +79,8 @@ class PredictSettings(Config):
         keep_largest_foreground: Keep only the largest connected component of all labels together.
         keep_largest: Labels or regions to reduce to their largest connected component, in this order. A region is
             the union of its labels.
+        min_component_ml: Volume in ml by label or region; connected components that are not larger become background, after the
+            largest components have been chosen.
     """
 
     overlap: float = Field(0.5, ge=0, lt=1)
@@ -96,6 +98,7 @@ class PredictSettings(Config):
     link: LinkSettings = LinkSettings()
     keep_largest_foreground: bool = False
     keep_largest: tuple[str, ...] = ()
+    min_component_ml: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_engine(self) -> Self:

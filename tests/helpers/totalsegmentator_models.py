@@ -27,6 +27,7 @@ def write_dataset(
     trainer: str = NO_MIRRORING,
     name: str = "3d_fullres",
     only: tuple[int, ...] = (),
+    mirror_axes: tuple[int, ...] | None = None,
 ) -> Path:
     """Write ``DatasetNNN_part`` of a small network with random weights and `count` labels; return the trained folder.
 
@@ -45,6 +46,7 @@ def write_dataset(
         trainer=trainer,
         seed=number,
         background=0.7,
+        mirror_axes=mirror_axes,
     )
     if only:
         _leave_labels(folder / "fold_0" / "checkpoint_final.pth", only)

@@ -11,6 +11,7 @@ from medseg.labels.components import (
     components_of_classes,
     connected_components,
     keep_largest_components,
+    remove_small_components,
 )
 from medseg.labels.instances import Instances
 from medseg.models.detections import instance_targets
@@ -90,3 +91,18 @@ def test_boxes_of_classes_do_not_change_the_result(wanted, together):
         sizes = component_sizes(components, count)
         expected[(components > 0) & (sizes[components] < sizes.max())] = 0
     assert np.array_equal(keep_largest_components(classes, wanted, together=together), expected)
+
+
+def test_small_components_of_a_group_are_removed() -> None:
+    classes = np.zeros((9, 5, 4), np.uint8)
+    classes[0, 0, :2] = 1  # two voxels of a group of two classes
+    classes[1, 1, 2] = 2  # the third, at a corner
+    classes[4, 2] = 1  # four voxels
+    classes[7, :, 0] = 3  # another class
+    before = classes.copy()
+    assert np.array_equal(remove_small_components(classes, (1, 2), 2), classes)
+    result = remove_small_components(classes, (1, 2), 3)
+    assert np.array_equal(classes, before)
+    assert np.unique(result[:2]).tolist() == [0]
+    assert np.array_equal(result[2:], classes[2:])
+    assert np.array_equal(np.unique(remove_small_components(classes, (1, 2), 4)), [0, 3])

@@ -186,7 +186,8 @@ def _combined(parts: Sequence[_Imported], task: Task, order: Order) -> tuple[Sav
                 "overlap": task.overlap,
                 "mirror_axes": (),
                 "keep_largest_foreground": False,
-                "keep_largest": (),
+                "keep_largest": task.keep_largest.split(),
+                "min_component_ml": dict(task.min_component_ml),
             }
         ).to_plain(),
         trained_on={

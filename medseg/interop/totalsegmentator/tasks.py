@@ -138,6 +138,8 @@ class Task:
         finer_crop: Whether the labels to crop around are found at 3 mm instead of 6 mm.
         all_folds: Whether all folds take part instead of fold 0.
         overlap: Overlap of neighbouring windows.
+        keep_largest: Name of the label of which only the largest component is kept; empty for none.
+        min_component_ml: Volume in ml by label; components that are not larger are removed.
         licence: Licence of the weights.
     """
 
@@ -150,6 +152,8 @@ class Task:
     finer_crop: bool = False
     all_folds: bool = False
     overlap: float = 0.5
+    keep_largest: str = ""
+    min_component_ml: tuple[tuple[str, float], ...] = ()
     licence: str = _OPEN
 
     @property
@@ -184,12 +188,28 @@ def _total(name: str, datasets: tuple[int, ...], label_names: str) -> tuple[Task
     )
 
 
+def _body(name: str, dataset: int, coarse: int) -> tuple[Task, ...]:
+    """Return a task of the body's surface with its models for 1.5 and 6 mm."""
+    return tuple(
+        Task(
+            name + mode,
+            (number,),
+            "body_trunc body_extremities",
+            spacing=(size, size, size),
+            keep_largest="body_trunc",
+            min_component_ml=(("body_extremities", 50.0),),
+        )
+        for mode, number, size in (("", dataset, 1.5), ("_fast", coarse, 6.0))
+    )
+
+
 _TOTAL_V3 = _TOTAL.replace("vertebrae_S1", "vertebrae_L6")
 
 _ALL = (
     *_total("total", (291, 292, 293, 294, 295, 297, 298), _TOTAL),
     *_total("total_v3", (831, 832, 833, 834, 835, 836, 837), _TOTAL_V3),
     *_total("total_mr", (850, 851, 852, 853), _TOTAL_MR),
+    *_body("body", 299, 300),
     Task(
         "lung_vessels",
         (117,),

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import medseg
 from medseg.cli.main import main
@@ -78,6 +79,22 @@ def test_an_image_is_cropped_around_labels_of_the_coarse_model(
     assert main(["predict", model, str(image), "-o", str(tmp_path / "labels"), *options]) == 0
     label_map = medseg.read_labels(tmp_path / "labels" / "ct.nii.gz")
     np.testing.assert_array_equal(label_map.data[0], expected)
+
+
+def test_the_body_is_cleaned_and_windows_are_not_mirrored(tmp_path: Path) -> None:
+    trained = write_dataset(tmp_path, 300, 2, size=6, trainer="nnUNetTrainer", mirror_axes=(0, 1, 2))
+    image = write_ct(tmp_path / "ct.nii.gz", (50, 46, 30), (3.0, 3.0, 4.0), "RAS", zeros=2)
+    expected = plain_label_map(image, [trained], tmp_path / "plain", size=6, order=1, overlap=0.5).copy()
+    for value in (1, 2):
+        components, _ = ndimage.label(expected == value, np.ones((3, 3, 3)))
+        sizes = np.bincount(components.ravel())
+        sizes[0] = 0
+        limit = sizes.max() - 1 if value == 1 else 50_000 / (3 * 3 * 4)
+        expected[(components > 0) & (sizes <= limit)[components]] = 0
+    import_totalsegmentator(tmp_path, tmp_path / "model")
+    found = medseg.load(tmp_path / "model", device="cpu", precision="float32")(image)
+    assert 1 in expected
+    np.testing.assert_array_equal(found.data[0], expected)
 
 
 def test_weights_that_are_not_those_of_one_task_are_refused(tmp_path: Path) -> None:
