@@ -101,8 +101,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     models, settings = _checked(options)
     address = _dicomweb_address(options.dicomweb)
-    _state_licences(models.folders)
     tokens, printed = _tokens(options.token_file)
+    _state_licences(models.folders)
     from medseg.io.dicomweb.server import DicomWeb
     from medseg.serve.event_log import EventLog
     from medseg.serve.service import Service

@@ -183,5 +183,7 @@ def serve_models(models: ModelSettings, connection: Connection[Any, Any]) -> Non
             send(predict_job(loaded[task.model], task, send))
         except (EOFError, OSError):  # the service has ended
             if multiprocessing.parent_process() is not None:
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it follows, and would interrupt the end of libraries
+                signal.signal(
+                    signal.SIGTERM, signal.SIG_IGN
+                )  # it follows, and would interrupt the end of libraries
             return
