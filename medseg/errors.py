@@ -148,7 +148,7 @@ def warn_once(message: str, category: type[DataWarning] = DataWarning) -> None:
     message = shown_text(message)
     collected = _COLLECTED.get()
     if collected is None:
-        _warn(message, category)
+        _warn(message, category)  # type: ignore[arg-type]  # a class is hashable, which mypy does not see
     elif message not in collected:
         collected.append(message)
 
