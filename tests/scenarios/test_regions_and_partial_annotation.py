@@ -20,6 +20,7 @@ from medseg.experiment.run_folder import RunFolder
 from medseg.labels.label_table import Labels
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
+from tests.helpers.networks import toy_options
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +160,23 @@ def empty_dataset(folder: Path, count: int) -> None:
         )
         rows.append(f"case_{number}\t{number}.nii.gz\t{number}_label.nii.gz")
     (folder / "cases.tsv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.slow
+def test_query_models_train_on_partially_annotated_cases(folder: Path, tmp_path: Path) -> None:
+    """From the config to the losses of the model, among them the marginal one that open voxels need."""
+    small = toy_options("maskformer_resnet_18")
+    values = {
+        "data": {
+            "path": str(folder / "data"), "folds": 2, "fold": "all", "labels": {"liver": 1, "spine": 5},
+            "ignore": 255, "partially_annotated": {"*": ["liver", "spine"], "phantom_000": ["liver"]},
+        },
+        "model": {"name": "maskformer_resnet_18", **small},
+        "patch": {"size": [24, 20]},
+        "train": {"steps": 2, "report_every": 1, "validation_batches": 0},
+    }  # fmt: skip
+    trainer = Experiment.parse(values).trainer(tmp_path / "run")
+    reports = list(trainer)
+    assert all(np.isfinite(report.loss) for report in reports)
+    assert "marginal" in reports[-1].loss_terms
+    assert trainer.model.label_sets is not None
