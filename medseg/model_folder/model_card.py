@@ -1,8 +1,8 @@
 """The model card: the ``README.md`` of a model folder, for readers and for hubs.
 
 It begins with the YAML front matter that model hubs read. Facts about the model are in blocks between comments
-``<!-- medseg: NAME -->`` and ``<!-- end of NAME -->``, which are rewritten when the facts change; everything else
-belongs to the authors. The card is not part of the manifest, so that it can be edited.
+``<!-- medseg: NAME -->`` and ``<!-- end of NAME -->``, which are rewritten when the facts change; the rest may be edited. The
+card is not part of the manifest, so that the folder remains valid.
 """
 
 from __future__ import annotations
