@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,11 +23,12 @@ from medseg.storage.temporary_names import temporary_folder
 from medseg.train.checkpoint import load_checkpoint
 from medseg.train.reports.reporting import Meter, read_metrics
 from medseg.train.trainer import Trainer
-from tests.helpers.runs import toy_experiment, write_toy_data
+from tests.helpers.children import start_program
+from tests.helpers.runs import one_thread, toy_experiment, write_toy_data
 
 pytestmark = pytest.mark.slow
 
-# One interpreter loads torch and forks a process for each training, which ends itself in the middle of a step.
+# A process is forked for each training, which ends itself in the middle of a step.
 CHILDREN = """
 import os, signal, sys, torch
 from medseg.experiment.experiment import Experiment
@@ -102,17 +102,10 @@ def killed(make_experiment, workplace, tmp_path_factory) -> dict[str, Path]:
         config.write_text(make_experiment(*options).to_yaml())
         arguments += [str(config), str(runs[name]), str(7 - number)]
     left = [str(folder / "workers.yaml"), str(workplace / "abandoned_loop")]
-    output = folder / "output"
-    with output.open("w") as file:  # not a pipe, which the remaining workers would hold open
-        child = subprocess.run(
-            [sys.executable, "-c", CHILDREN, *left, *arguments],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=file,
-            stderr=file,
-            check=False,
-            timeout=240,
-        )
-    assert child.returncode == 0, output.read_text()
+    (folder / "children.py").write_text(CHILDREN)
+    child = start_program(folder / "children.py", *left, *arguments, errors_in_output=True)
+    assert child.wait(240) == 0, child.communicate(60)
+    child.close()  # without waiting for the loader's processes, which hold its output open
     return runs
 
 
@@ -169,11 +162,21 @@ def test_float16_is_refused_where_it_would_be_replaced(make_experiment, workplac
         make_experiment("train.precision=float16").trainer(workplace / "float16")
 
 
-@pytest.mark.parametrize("ended", [4, 5, 6])
-def test_the_first_report_after_a_resume_counts_the_steps_before_it(make_experiment, workplace, ended):
+@pytest.fixture(scope="module")
+def few_reports(make_experiment, workplace) -> tuple[Path, Experiment]:
+    """An uninterrupted run that reports every four steps, and its experiment."""
     experiment = make_experiment("train.steps=8", "train.report_every=4", "train.save_every=1")
-    whole, run = workplace / f"whole_rows_{ended}", workplace / f"rows_{ended}"
-    train(experiment, whole)
+    with one_thread():
+        train(experiment, workplace / "few_reports")
+    return workplace / "few_reports", experiment
+
+
+@pytest.mark.parametrize("ended", [4, 5, 6])
+def test_the_first_report_after_a_resume_counts_the_steps_before_it(
+    make_experiment, workplace, few_reports, ended
+):
+    whole, experiment = few_reports
+    run = workplace / f"rows_{ended}"
     trainer = experiment.trainer(run)
     plain = trainer._save
 
@@ -204,18 +207,21 @@ def test_an_abandoned_loop_resumes_bit_equal(make_experiment, workplace):
     check_rows(run, 5)
 
 
+@pytest.fixture(scope="module")
+def five_steps(make_experiment, workplace) -> str:
+    """The weights of an uninterrupted training of five steps."""
+    with one_thread():
+        return train(make_experiment("train.steps=5", "train.save_every=100"), workplace / "five_steps")
+
+
 @pytest.mark.parametrize(
     ("received", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
 )
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_signal_saves_the_state_and_the_run_can_be_resumed(
-    make_experiment, workplace, received, code, workers
+    make_experiment, workplace, five_steps, received, code, workers
 ):
     experiment = make_experiment("train.steps=5", "train.save_every=100", f"train.workers={workers}")
-    expected = train(
-        make_experiment("train.steps=5", "train.save_every=100"),
-        workplace / f"unsignalled_{received}_{workers}",
-    )
     run = workplace / f"signalled_{received}_{workers}"
     before = [signal.getsignal(number) for number in SIGNALS]
     others = set(multiprocessing.active_children())  # of abandoned loops of other tests
@@ -234,7 +240,7 @@ def test_a_signal_saves_the_state_and_the_run_can_be_resumed(
     assert caught.value.exit_code == code
     assert [signal.getsignal(number) for number in SIGNALS] == before
     assert [p.name for p in (run / "last").iterdir()] == ["step-0000003"]
-    assert train(experiment, run, resume=True) == expected
+    assert train(experiment, run, resume=True) == five_steps
     check_rows(run, 5)
 
 
@@ -304,12 +310,7 @@ def test_a_group_signal_with_workers_still_saves(make_experiment, workplace, tmp
         make_experiment("train.steps=100000", "train.workers=2", "train.save_every=100000").to_yaml()
     )
     run = workplace / "group"
-    child = subprocess.Popen(
-        [sys.executable, "-m", "medseg", "train", str(config), "--run", str(run)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert child.stdout is not None
+    child = start_program("-m", "medseg", "train", config, "--run", run, new_session=True)
     for line in child.stdout:
         if line.startswith("step 3/"):
             os.killpg(child.pid, signal.SIGTERM)
