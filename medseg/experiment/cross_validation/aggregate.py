@@ -17,7 +17,7 @@ from medseg.cluster.case_map import CaseExecutor
 from medseg.cluster.dask_cluster import connected
 from medseg.data.datasets.cases import UNDECIDED, ReadingOptions
 from medseg.data.preprocessing.training_data import TrainingData
-from medseg.errors import DataError, MedsegError, ModelError
+from medseg.errors import DiskFullError, MedsegError, ModelError, cases_failed
 from medseg.evaluation.calibration.cross_fitted import CrossFitted
 from medseg.evaluation.cross_validation.select_post_processing import (
     PostProcessing,
@@ -72,24 +72,23 @@ def aggregate(run: RunFolder, *, progress: Progress | None = None, cluster: str 
     Raises:
         ConfigError: Folds are not finished, or another process aggregates.
         DataError: A case cannot be predicted or measured.
+        ResourceError: The disk is full, or memory did not suffice for the cases that failed.
     """
     objects = predicts_instances(run)
     todo = pending_predictions(run, instances=objects)
     with run.lock(), nullcontext() if cluster is None else connected(cluster):
         predictions = predict_out_of_fold(run, todo, instances=objects, cluster=cluster)
-        failed = []
+        failed: list[MedsegError] = []
         total = sum(len(one.cases) for one in todo)
         for number, outcome in enumerate(predictions, start=1):
             if progress is not None:
                 progress(number, total, f"predicting {outcome.case.id}")
+            if isinstance(outcome.error, DiskFullError):
+                raise outcome.error  # the other cases could not be written either
             if outcome.error is not None:
-                failed.append(str(outcome.error))
+                failed.append(outcome.error)
         if failed:
-            raise DataError(
-                f"{run.predictions}: {len(failed)} held-out cases could not be predicted:\n  "
-                + "\n  ".join(failed[:10])
-                + "\nFix them, and run the same command again."
-            )
+            raise cases_failed(run.predictions, failed, total, "Fix them, and run the same command again.")
         table = fold_table(run, progress=progress, cluster=cluster)
         if objects:
             found = instance_table(run)

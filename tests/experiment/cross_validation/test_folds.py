@@ -22,10 +22,12 @@ from medseg.data.fingerprint.measure_case import case_histograms
 from medseg.data.preprocessing.histogram import pool_histograms
 from medseg.data.preprocessing.normalize import normalizations
 from medseg.data.preprocessing.prepare import Preprocessing
-from medseg.errors import ConfigError, DataError
+from medseg.errors import ConfigError, DataError, DiskFullError
+from medseg.experiment.cross_validation import aggregate as aggregate_module
 from medseg.experiment.cross_validation.aggregate import aggregate, no_post_processing_reason
 from medseg.experiment.held_out import held_out_cases, held_out_pairs
 from medseg.experiment.run_folder import RunFolder
+from medseg.inference.cohort.batch import Outcome
 from medseg.model_folder.folder import load_model, save_model
 from medseg.train.reports.reporting import read_metrics
 from medseg.train.trainer import Trainer
@@ -270,6 +272,30 @@ def test_predictions_of_another_model_are_repeated(copied, whole):
     changed = {name for name in before if before[name] != after.get(name)}
     assert "model/member_1.safetensors" in changed
     assert not changed & {"model/member_0.safetensors", "model/member_2.safetensors", "config.yaml"}
+
+
+@pytest.mark.parametrize("disk_is_full", [True, False])
+def test_cases_that_cannot_be_predicted_end_the_aggregation(copied, capsys, monkeypatch, disk_is_full):
+    cases = held_out_cases(RunFolder(copied))
+    errors = [
+        DataError("the first case is damaged"),
+        DiskFullError("no space left"),
+        DataError("the last case is damaged"),
+    ]
+    begun = []
+
+    def predicted(run, todo, **options):
+        for case, error in zip(cases, errors if disk_is_full else errors[::2], strict=False):
+            begun.append(case.id)
+            yield Outcome(case, copied / "predictions" / f"{case.id}.nii.gz", error=error)
+
+    monkeypatch.setattr(aggregate_module, "predict_out_of_fold", predicted)
+    (copied / "evaluation" / "summary.json").unlink()
+    assert main(["train", "--resume", str(copied)]) == (4 if disk_is_full else 1)
+    error = capsys.readouterr().err
+    assert len(begun) == 2
+    assert ("no space left" in error) == disk_is_full
+    assert ("the last case is damaged" in error) != disk_is_full
 
 
 def test_held_out_predictions_are_completed(copied, capsys):
