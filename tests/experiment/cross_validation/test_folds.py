@@ -73,9 +73,8 @@ def test_every_case_is_predicted_by_the_fold_that_held_it_out(whole, workplace):
 
 
 def test_a_cluster_prepares_predicts_and_measures_as_one_process(
-    whole, workplace, make_experiment, tmp_path, monkeypatch
+    whole, workplace, make_experiment, tmp_path, monkeypatch, forked_workers
 ):
-    pytest.importorskip("distributed", reason="the extra medseg[cluster] is not installed")
     config = tmp_path / "toy.yaml"
     config.write_text(make_experiment().to_yaml())
     monkeypatch.chdir(tmp_path)  # relative to this process, not to the workers
