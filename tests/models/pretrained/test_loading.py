@@ -321,7 +321,7 @@ def test_torchvision_names_are_loaded(tmp_path, monkeypatch):
         read_weights(name, download=False)
 
 
-HEAVY = ("torch", "torchvision", "transformers", "timm", "huggingface_hub")
+HEAVY = ("torch", "monai", "torchvision", "transformers", "timm", "huggingface_hub")
 SCRIPT = f"""
 import sys, warnings
 warnings.simplefilter("ignore")
@@ -335,6 +335,7 @@ from medseg.cli.main import main
 main(["models", "fcn*"])
 print(loaded())
 medseg.build_model("unet_2d", in_channels=1, num_classes=2)
+medseg.build_model("unet_3d", in_channels=1, num_classes=2, channels=[4, 8])
 print(loaded())
 medseg.build_model("fcn_resnet_50", in_channels=1, num_classes=2, depths=[1, 1, 1, 1])
 print(loaded())
@@ -343,7 +344,7 @@ print(loaded())
 
 @pytest.mark.slow
 def test_heavy_libraries_are_imported_where_they_are_used():
-    """Names, options and the listing import none of them; a U-Net torch alone; an FCN torchvision besides."""
+    """Names, options and the listing import none of them; a U-Net torch alone, not MONAI; an FCN torchvision besides."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     told = [line for line in done.stdout.splitlines() if line.startswith("[")]
     assert told == ["[]", "[]", "['torch']", "['torch', 'torchvision']"]
