@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medseg.labels.instance_votes import VoteDecoder, VotingSlices
+from medseg.labels.instance_votes import DEFAULT_VOTES, VoteDecoder, VoteSettings, VotingSlices
 from medseg.labels.instances import Instances
 from medseg.models.layers.convs import conv_nd
 from medseg.models.unet.blocks import initialise
@@ -19,6 +19,8 @@ from medseg.models.unet.stage import per_axis
 
 OFFSET_UNIT = 8.0
 """Voxels per unit of the head that predicts offsets, so that its outputs are about as large as logits."""
+VOTES_OF_SLICES = VoteSettings(smoothing=0.7)
+"""The votes in 2D images: instances in images differ in size, and a width for the typical one divides large ones."""
 MOMENTUM = 0.05
 """Weight of a batch in the typical length of offsets."""
 
@@ -109,9 +111,10 @@ class InstanceUNet(UNet):
         Raises:
             ModelError: Axes, channels or size do not fit.
         """
-        found = []
+        found, settings = [], VOTES_OF_SLICES if self.spatial_dims == 2 else DEFAULT_VOTES
         for maps in self.maps(image):
-            decoder = VoteDecoder(maps.shape[1:], self._spacing, self.typical_length(self._spacing))
+            length = self.typical_length(self._spacing)
+            decoder = VoteDecoder(maps.shape[1:], self._spacing, length, settings=settings)
             decoder.add(voting_slices(maps, self.num_classes))
             found.append(decoder.finish())
         return found
