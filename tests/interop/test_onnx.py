@@ -114,11 +114,8 @@ def assert_same(folder, file, *shape: int) -> None:
 
 
 OPTIONS = {
-    "unet_3d": {},
     "unet_2d": {"norm": "batch", "upsample": "nearest", "downsample": "avgpool"},
     "resunet_3d": {"upsample": "pixelshuffle", "norm": "layer", "strides": [1, [1, 2, 2]]},
-    "resunet_2d": {"skip_merge": "add", "deep_supervision": True, "channels": [4, 8, 8]},
-    "attention_unet_3d": {"norm": "group", "downsample": "conv"},
     "attention_unet_2d": {"gate": {"include_shallowest": True, "num_coefficients": 2, "resample": "nearest"}},
 }
 

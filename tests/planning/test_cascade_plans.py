@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 
@@ -20,7 +22,7 @@ def test_cascade_is_planned_if_a_low_resolution_covers_more(make_fingerprint, mo
     from medseg.planning.cascade_plans import stage_file
 
     large = make_fingerprint((260, 260, 260), count=60, labels=2)
-    monkeypatch.setattr(module, "read_dataset", lambda *_: None)
+    monkeypatch.setattr(module, "read_dataset", lambda *_: SimpleNamespace(labelled_cases=()))
     monkeypatch.setattr(module, "fingerprint", lambda *_, **__: large)
     made = plan(tmp_path / "data", PlanOptions(device="cuda"))
     low, behind = made.cascade

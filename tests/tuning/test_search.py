@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -185,3 +187,31 @@ def test_the_time_of_a_trial_is_a_duration():
 def test_wrong_arguments_are_named(arguments, message, capsys):
     assert main(["tune", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dice", [0.8, 0.2])
+def test_the_command_prints_trials_and_the_verdict(base, tmp_path, monkeypatch, capsys, dice):
+    default = Trial("default", {"train.optimizer.lr": 0.01}, "finished", 0.5, 9)
+    other = Trial("trial_000", {"train.optimizer.lr": 0.05}, "finished", dice, 8)
+    failed = Trial("trial_001", {"train.optimizer.lr": 9.0}, "failed", message="the loss is not finite")
+    done: list[Trial] = []
+
+    def train(search: Search) -> Iterator[Trial]:
+        for trial in (default, other, failed):
+            done.append(trial)
+            yield trial
+
+    monkeypatch.setattr(Search, "run", train)
+    table = partial(TrialTable, default, keys=("train.optimizer.lr",))
+    monkeypatch.setattr(Search, "table", lambda _: table(tuple(done[1:])))
+    (tmp_path / "toy.yaml").write_text(json.dumps(base))
+    (tmp_path / "space.yaml").write_text(json.dumps(SPACE))
+    folder = tmp_path / "tune"
+    words = ["tune", str(tmp_path / "toy.yaml"), str(tmp_path / "space.yaml"), "--run", str(folder)]
+    assert main([*words, "--trials", "2"]) == 0
+    out, error = capsys.readouterr()
+    assert f"continue with: medseg tune --resume {folder}" in out
+    assert "trial_001  failed" in out + error
+    assert "the loss is not finite" in out + error
+    assert ("trial_000 was better" in out) == (dice > 0.5)
+    assert ("experiment with the best settings" in out) == (dice > 0.5) == (folder / "best.yaml").is_file()

@@ -86,6 +86,7 @@ def test_other_engines_run_on_processors_only():
 
 def test_instances_need_pytorch(make_predictor, monkeypatch):
     predictor = make_predictor(2)
+    monkeypatch.setattr(predictor.model, "instances", lambda *_: [], raising=False)
     monkeypatch.setattr(predictor, "saved", predictor.saved.replace(predict={"engine": "onnx"}))
     with pytest.raises(ConfigError, match="expected torch for instances"):
         predictor.instances(small_phantom())
