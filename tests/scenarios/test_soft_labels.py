@@ -23,6 +23,7 @@ from medseg.experiment.experiment import Experiment
 from medseg.experiment.held_out import held_out_pairs
 from medseg.experiment.run_folder import RunFolder
 from medseg.labels.label_table import Labels
+from tests.helpers.patches import NO_AUGMENTATION
 from tests.helpers.runs import single_thread
 
 __all__ = ["single_thread"]
@@ -139,18 +140,7 @@ def test_patches_hold_the_shares_at_their_place(data: Path, tmp_path: Path) -> N
 
 
 def test_plain_patches_are_the_stored_shares(data: Path, tmp_path: Path) -> None:
-    names = (
-        "rotate",
-        "scale",
-        "noise",
-        "blur",
-        "brightness",
-        "contrast",
-        "low_resolution",
-        "gamma",
-        "gamma_inverted",
-    )
-    plain = [f"augment.{name}_p=0" for name in names]
+    plain = [f"augment.{key}={value:g}" for key, value in NO_AUGMENTATION.items()]
     trainer = experiment(data, "augment.mirror_axes=[]", "patch.size=[24, 20, 18]", *plain).trainer(
         tmp_path / "run"
     )
