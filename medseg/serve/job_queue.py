@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from medseg.errors import MedsegError
 from medseg.serve.event_log import EventLog
 from medseg.serve.job import Failure, Job, JobState
 from medseg.serve.job_store import JobStore
+from medseg.serve.job_thread import JobThread
 from medseg.serve.refusals import RequestRefused
 from medseg.serve.worker.messages import Failed, Finished, ModelInfo, Task
 from medseg.serve.worker.model_worker import Stopped
 
-_TICK = 0.5  # seconds between two looks for expired jobs
 _PATIENCE = 15.0  # seconds for the thread to end
 _UNPACKED = 10  # an archive may expand to this multiple of the largest upload
 
@@ -46,7 +46,7 @@ class Worker(Protocol):
 
 
 class JobQueue:
-    """The thread that predicts jobs.
+    """The jobs that wait for their prediction, and the thread that predicts them.
 
     Args:
         store: The jobs.
@@ -54,95 +54,52 @@ class JobQueue:
         log: Receives the events.
 
     Attributes:
+        thread: The thread. It loads the models when it is started; a job that runs when it is stopped will wait again.
         progress: Windows that are done and their number, of the job that runs.
     """
 
     def __init__(self, store: JobStore, worker: Worker, log: EventLog) -> None:
         self.progress: dict[str, tuple[int, int]] = {}
         self._store, self._worker, self._log = store, worker, log
-        self._stop, self._wake, self._ready = threading.Event(), threading.Event(), threading.Event()
-        self._error: MedsegError | None = None
-        self._thread = threading.Thread(target=self._serve, name="medseg serve: queue", daemon=True)
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stop.is_set()
-
-    @property
-    def is_working(self) -> bool:
-        """Whether jobs are predicted."""
-        return self._thread.is_alive() and not self.is_stopping
+        self.thread = JobThread(
+            "medseg serve: queue",
+            store,
+            log,
+            next_job=self._next,
+            work=self._run,
+            patience=_PATIENCE,
+            context=self._started_worker,
+        )
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
         """The loaded models."""
         return self._worker.models
 
-    def start(self) -> None:
-        """Load the models and begin with the jobs that wait.
-
-        Raises:
-            ModelError: A model cannot be loaded.
-        """
-        self._thread.start()  # starts the process, too, which ends with the thread that started it
-        while not self._ready.wait(_TICK):  # not forever, so that Ctrl-C is noticed on every system
-            pass
-        if self._error is not None:
-            raise self._error
-
-    def wake(self) -> None:
-        """Let the thread look for a new job at once."""
-        self._wake.set()
-
-    def request_stop(self) -> None:
-        """Let the thread end soon; a job that runs will wait again."""
-        self._stop.set()
-        self._wake.set()
-
-    def stop(self) -> None:
-        """Let the thread and the process end, and wait for them."""
-        self.request_stop()
-        if self._thread.is_alive():
-            self._thread.join(_PATIENCE)
-
-    def _serve(self) -> None:
+    @contextmanager
+    def _started_worker(self) -> Iterator[None]:
+        """Start the prediction process, which ends with the thread that started it, and stop it at the end."""
+        self._worker.start(lambda: self.thread.is_stopping)
         try:
-            self._worker.start(self._stop.is_set)
-        except MedsegError as error:
-            self._error = error
-            return
-        except Stopped:
-            return
-        finally:
-            self._ready.set()
-        try:
-            while not self._stop.is_set():
-                self._wake.clear()
-                self._store.expire()
-                job = self._store.next()
-                if job is None:
-                    self._wake.wait(_TICK)
-                else:
-                    self._run_safely(job)
+            yield
         finally:
             self._worker.stop()
 
-    def _run_safely(self, job: Job) -> None:
-        """Predict a job; what cannot be recorded, as on a full disk, must not end the thread."""
+    def _next(self) -> Job | None:
+        self._store.expire()
+        return self._store.next()
+
+    def _run(self, job: Job) -> None:
         try:
-            self._run(job)
+            self._predict(job)
         except Stopped:
             self._take_back(job)
         except RequestRefused:  # deleted before it began
             pass
-        except MedsegError as error:
-            self._log("error", job=job.id, place=type(error).__name__)
-            self._store.give_up(job.id)
         finally:
             self.progress.pop(job.id, None)
 
-    def _run(self, job: Job) -> None:
+    def _predict(self, job: Job) -> None:
         if not self._worker.is_running and not self._restart(job):
             return
         job = self._store.update(job.id, state=JobState.RUNNING, started=time.time(), starts=job.starts + 1)
@@ -185,7 +142,7 @@ class JobQueue:
         return True
 
     def _is_unwanted(self, job_id: str) -> bool:
-        return self._stop.is_set() or not self._exists(job_id)
+        return self.thread.is_stopping or not self._exists(job_id)
 
     def _exists(self, job_id: str) -> bool:
         try:

@@ -15,6 +15,7 @@ from medseg.serve.event_log import EventLog
 from medseg.serve.job import ARCHIVE, FORMATS, REPORT, SINGLE_FILES, Failure, Job, JobState
 from medseg.serve.job_queue import JobQueue, Worker
 from medseg.serve.job_store import JobStore
+from medseg.serve.job_thread import JobThread
 from medseg.serve.refusals import RequestRefused
 from medseg.serve.settings import ServiceSettings
 from medseg.serve.tokens import Tokens
@@ -69,7 +70,7 @@ class Service:
         self.store = JobStore(settings, self.log)
         self.queue = JobQueue(self.store, worker, self.log)
         self.transfers = (
-            None if dicomweb is None else Transfers(dicomweb, self.store, self.log, self.queue.wake)
+            None if dicomweb is None else Transfers(dicomweb, self.store, self.log, self.queue.thread.wake)
         )
 
     def start(self) -> None:
@@ -80,27 +81,36 @@ class Service:
         """
         if self.transfers is None:
             self._fail_transfers()
-        self.queue.start()
-        if self.transfers is not None:
-            self.transfers.start()
+        for thread in self._threads:
+            thread.start()
 
     def request_stop(self) -> None:
         """Let everything end soon; jobs that are not finished continue at the next start."""
-        self.queue.request_stop()
-        if self.transfers is not None:
-            self.transfers.request_stop()
+        for thread in self._threads:
+            thread.request_stop()
 
     def stop(self) -> None:
         """Let everything end, and wait for it."""
         self.request_stop()
-        self.queue.stop()
-        if self.transfers is not None:
-            self.transfers.stop()
+        for thread in self._threads:
+            thread.stop()
+
+    @property
+    def _threads(self) -> tuple[JobThread, ...]:
+        """The threads, the first of which loads the models."""
+        if self.transfers is None:
+            return (self.queue.thread,)
+        return self.queue.thread, self.transfers.thread
+
+    @property
+    def is_working(self) -> bool:
+        """Whether jobs are predicted."""
+        return self.queue.thread.is_working
 
     @property
     def is_ending(self) -> bool:
         """Whether the service ends, so that open streams of events have to."""
-        return self.queue.is_stopping
+        return self.queue.thread.is_stopping
 
     def models(self) -> list[dict[str, Any]]:
         """Return the models as plain values."""
@@ -191,7 +201,7 @@ class Service:
         size = (self.store.folder_of(job.id) / wanted.upload).stat().st_size
         job = self.store.update(job.id, state=JobState.QUEUED, **asdict(wanted))
         self.log("queued", job=job.id, bytes=size)
-        self.queue.wake()
+        self.queue.thread.wake()
         return job
 
     def retrieve(self, wanted: SeriesRequest, owner: str) -> Job:
@@ -223,7 +233,7 @@ class Service:
         except BaseException:
             self.store.remove(job.id, "refused")
             raise
-        self.transfers.wake()
+        self.transfers.thread.wake()
         return job
 
     def store_again(self, job_id: str, owner: str) -> Job:
@@ -248,7 +258,7 @@ class Service:
             )
         changes = {"message": "", "failure": None, "finished": None, "store": True}
         job = self.store.update(job_id, state=JobState.STORING, **changes)
-        self.transfers.wake()
+        self.transfers.thread.wake()
         return job
 
     def _fail_transfers(self) -> None:

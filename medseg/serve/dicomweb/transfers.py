@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -13,10 +12,10 @@ from medseg.runtime.memory import format_size
 from medseg.serve.event_log import EventLog
 from medseg.serve.job import RETRIEVED, Failure, Job, JobState
 from medseg.serve.job_store import JobStore
+from medseg.serve.job_thread import JobThread
 from medseg.serve.refusals import RequestRefused
 
-_TICK = 0.5  # seconds between two looks for label maps that were predicted
-_PATIENCE = 5.0  # seconds for the thread to end
+_PATIENCE = 5.0  # seconds for the thread to end, which may wait for the server
 _DELETED = 404
 _LOCAL = "the files of this job cannot be written or read, often because the disk is full. Ask the administrator of the service."
 _CLAIM = 16 * 2**20  # bytes that are reserved at a time
@@ -38,7 +37,8 @@ class Transfers:
         retrieved: Called when a job may be predicted.
 
     Attributes:
-        server: As given.
+        server: The DICOMweb server.
+        thread: The thread. A transfer that runs when it is stopped will begin again at the next start.
         received: Bytes that have arrived, of the job whose series is retrieved.
     """
 
@@ -48,50 +48,24 @@ class Transfers:
         self.server = server
         self.received: dict[str, int] = {}
         self._store, self._log, self._retrieved = store, log, retrieved
-        self._stop, self._wake = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="medseg serve: DICOMweb", daemon=True)
+        self.thread = JobThread(
+            "medseg serve: DICOMweb",
+            store,
+            log,
+            next_job=store.next_transfer,
+            work=self._run,
+            patience=_PATIENCE,
+        )
 
-    def start(self) -> None:
-        """Begin with the jobs that wait."""
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Let the thread look for a new job at once."""
-        self._wake.set()
-
-    def request_stop(self) -> None:
-        """Let the thread end soon; a transfer that runs will begin again at the next start."""
-        self._stop.set()
-        self._wake.set()
-
-    def stop(self) -> None:
-        """Let the thread end, and wait some seconds for it; it may wait for the server."""
-        self.request_stop()
-        if self._thread.is_alive():
-            self._thread.join(_PATIENCE)
-
-    def _serve(self) -> None:
-        while not self._stop.is_set():
-            self._wake.clear()
-            job = self._store.next_transfer()
-            if job is None:
-                self._wake.wait(_TICK)
-            else:
-                self._run_safely(job)
-
-    def _run_safely(self, job: Job) -> None:
-        """Exchange the data of a job; whatever happens must not end the thread."""
+    def _run(self, job: Job) -> None:
         try:
-            self._run(job)
+            self._transfer(job)
         except (_TransferEnded, RequestRefused):  # deleted, or the service ends
             self._forget_deleted(job)
-        except MedsegError as error:
-            self._log("error", job=job.id, place=type(error).__name__)
-            self._store.give_up(job.id)
         finally:
             self.received.pop(job.id, None)
 
-    def _run(self, job: Job) -> None:
+    def _transfer(self, job: Job) -> None:
         try:
             if job.state is JobState.STORING:
                 self.server.store(self._store.folder_of(job.id) / job.label_map)
@@ -105,7 +79,7 @@ class Transfers:
                 raise
             self._fail(job, str(error), Failure.RESOURCES)
         except DicomWebError as error:
-            if self._stop.is_set():  # the next start tries again
+            if self.thread.is_stopping:  # the next start tries again
                 raise _TransferEnded from None
             self._fail(job, str(error), Failure.DICOMWEB)
         except (DataError, ResourceError) as error:
@@ -129,7 +103,7 @@ class Transfers:
         def watch(received: int) -> None:
             nonlocal claimed
             self.received[job.id] = received
-            if self._stop.is_set():
+            if self.thread.is_stopping:
                 raise _TransferEnded
             if received > settings.max_upload:
                 raise DicomWebError(

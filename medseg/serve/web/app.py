@@ -160,7 +160,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
 
     @app.get("/health", summary="Return whether the service works; needs no token")
     def health() -> JSONResponse:
-        working = service.queue.is_working
+        working = service.is_working
         return JSONResponse({"status": "ok" if working else "stopped"}, 200 if working else 503)
 
 

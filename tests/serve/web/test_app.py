@@ -241,7 +241,7 @@ def test_events_show_the_position_and_the_progress(tmp_path: Path) -> None:
         assert held.client.get(f"/api/jobs/{second}").json()["position"] == 1
         assert held.client.get(f"/api/jobs/{first}/result").status_code == 409
         assert held.client.delete(f"/api/jobs/{second}").status_code == 204
-        held.service.queue.request_stop()  # ends the stream of events
+        held.service.queue.thread.request_stop()  # ends the stream of events
         assert "event" not in held.client.get(f"/api/jobs/{first}/events").text
 
 
