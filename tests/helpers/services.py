@@ -167,9 +167,10 @@ def running(
         EventLog(log),
         dicomweb,
     )
+    client = TestClient(create_app(service), headers=bearer(ALICE))
     if start:
         service.start()
     try:
-        yield Running(service, TestClient(create_app(service), headers=bearer(ALICE)), log, folder)
+        yield Running(service, client, log, folder)
     finally:
         service.stop()

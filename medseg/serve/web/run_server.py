@@ -52,8 +52,7 @@ def run_server(service: Service, listening: socket.socket, ready: Callable[[], N
         KeyboardInterrupt: A signal was received, after everything has ended.
     """
     try:
-        service.start()
-        ready()
+        # The application comes first, because FastAPI changes the filters of warnings, which all threads share.
         config = uvicorn.Config(
             create_app(service),
             log_config=None,  # requests are not logged, and events of jobs have a log of their own
@@ -62,6 +61,8 @@ def run_server(service: Service, listening: socket.socket, ready: Callable[[], N
             server_header=False,
             timeout_graceful_shutdown=_PATIENCE,
         )
+        service.start()
+        ready()
         _Server(config, service).run(sockets=[listening])
     finally:
         service.stop()

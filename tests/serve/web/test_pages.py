@@ -19,7 +19,6 @@ from PIL import Image
 import medseg
 from medseg.io.dicomweb.address import Address
 from medseg.io.dicomweb.server import DicomWeb
-from medseg.serve.web.app import create_app
 from medseg.serve.web.run_server import listen
 from tests.helpers.browser import Browser, needs_chromium
 from tests.helpers.dicom_series import save_series
@@ -61,7 +60,7 @@ def listening(service: Running) -> Iterator[str]:
     """Address of a service on a free port of this machine."""
     with listen("127.0.0.1", 0) as socket:
         server = uvicorn.Server(
-            uvicorn.Config(create_app(service.service), log_config=None, access_log=False, lifespan="off")
+            uvicorn.Config(service.client.app, log_config=None, access_log=False, lifespan="off")
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
         thread.start()
