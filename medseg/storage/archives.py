@@ -18,11 +18,13 @@ import zipfile
 import zlib
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Self
 
 from medseg.errors import DataError, no_such_path
 from medseg.storage.atomic import is_full, sync_folder, write_error
+from medseg.storage.portable_names import folded, name_fault
 from medseg.storage.temporary_names import sweep_once, temporary_folder
 
 MAX_BYTES = 100 * 2**30
@@ -32,6 +34,7 @@ MAX_TOTAL_RATIO = 100  # of the whole archive; weights hardly shrink, and text s
 _SMALL = 64 * 2**20  # what any archive may expand to
 _CHUNK = 1 << 20
 _TRAILING_CHUNKS = 64
+_RENAME = "Rename it, and pack the archive again."
 _DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
     *(NotImplementedError, RuntimeError, ValueError, gzip.BadGzipFile),
@@ -70,8 +73,9 @@ def extract(
 
     Raises:
         DataError: The archive is missing, damaged or encrypted; a name is absolute, has a drive letter, a
-            backslash or ``..``, or occurs twice; a member is a link, device or pipe; there are too many members or
-            bytes, or the archive expands more than 100-fold. No files remain.
+            backslash or ``..``, is not allowed on every system, or occurs twice, also in another case or with accents
+            stored otherwise; a member is a link, device or pipe; there are too many members or bytes, or the archive expands
+            more than 100-fold. No files remain.
         ResourceError: The disk is full.
     """
     archive, folder = Path(archive), Path(folder)
@@ -114,11 +118,12 @@ class _Target:
     max_members: int
     used: int = 0
     names: set[str] = field(default_factory=set)
+    spellings: dict[str, str] = field(default_factory=dict)  # of files and folders, by their folded paths
 
-    def refuse(self, name: str, what: str) -> ArchiveError:
-        return ArchiveError(
-            f"{self.archive}: member {name!r}: {what}. Do not unpack archives of unknown origin.", what
-        )
+    def refuse(
+        self, name: str, what: str, fix: str = "Do not unpack archives of unknown origin."
+    ) -> ArchiveError:
+        return ArchiveError(f"{self.archive}: member {name!r}: {what}. {fix}", what)
 
     def admit(self, name: str) -> Path:
         """Return the path of a member after a check of its name and of the number of members."""
@@ -127,8 +132,12 @@ class _Target:
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts:
             raise self.refuse(name, "found '..', expected a path inside the archive's folder")
-        if any(ord(letter) < 32 for letter in name):
-            raise self.refuse(name, "found control characters, expected a plain name")
+        fault = next(filter(None, map(name_fault, parts)), None)
+        if fault is not None:
+            raise self.refuse(
+                name, f"found {fault}, expected names that are allowed on every system", _RENAME
+            )
+        self._require_one_spelling(name, parts)
         key = "/".join(parts)
         if key in self.names:
             raise self.refuse(name, "found the name twice, expected each once")
@@ -136,6 +145,14 @@ class _Target:
         if len(self.names) > self.max_members:
             raise self.refuse(name, f"found more than {self.max_members} members")
         return self.folder.joinpath(*parts)
+
+    def _require_one_spelling(self, name: str, parts: list[str]) -> None:
+        """Raise if a file or folder of a member is another one only on systems that distinguish case and accents."""
+        for path in accumulate(parts, "{}/{}".format):
+            other = self.spellings.setdefault(folded(path), path)
+            if other != path:
+                what = "found two names that differ only in case or in how accents are stored, expected names that differ on every system"
+                raise self.refuse(name, what, _RENAME)
 
     def add_folder(self, name: str) -> None:
         self.admit(name).mkdir(parents=True, exist_ok=True)

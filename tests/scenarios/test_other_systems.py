@@ -19,7 +19,7 @@ from medseg.data.datasets.names import path_inside
 from medseg.errors import ConfigError, DataError
 from medseg.inference.cohort.output_files import OutputFiles
 from medseg.io.probability_files import reading_probabilities, writing_probabilities
-from medseg.storage import letter_case
+from medseg.storage import portable_names
 from medseg.storage.lock import RunLock
 from tests.helpers.runs import MakeExperiment
 
@@ -85,9 +85,9 @@ def test_outputs_that_differ_in_case_are_refused_where_case_is_ignored(
 
 def test_a_folder_with_an_alias_in_other_case_ignores_case(tmp_path: Path) -> None:
     (tmp_path / "Folder").mkdir()
-    assert not letter_case.ignores_case(tmp_path / "Folder" / "new")
+    assert not portable_names.ignores_case(tmp_path / "Folder" / "new")
     (tmp_path / "fOLDER").symlink_to(tmp_path / "Folder")  # simulates a file system that ignores case
-    assert letter_case.ignores_case(tmp_path / "Folder" / "new")
+    assert portable_names.ignores_case(tmp_path / "Folder" / "new")
 
 
 @pytest.mark.parametrize("name", ["C:\\data\\a.nii.gz", "..\\a.nii.gz", "../a.nii.gz", "/a.nii.gz"])

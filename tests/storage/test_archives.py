@@ -78,11 +78,42 @@ def test_ordinary_archives_are_extracted(tmp_path, kind):
         ("C:/evil", "absolute path"),
         ("c:evil", "absolute path"),
         ("task\\..\\evil", "backslash"),
-        ("task/new\nline", "control characters"),
+        ("task/new\nline", "control or invisible characters"),
+        ("task/a:b", "found the character :"),
+        ("task/b?.txt", r"found the character \?"),
+        ("task/CON", "Windows reserves"),
+        ("aux.txt/file", "Windows reserves"),
+        ("task/lpt¹", "Windows reserves"),
+        ("task./file", "dot or space at the end"),
+        ("task/file ", "dot or space at the end"),
+        ("task/right\u202eleft", "control or invisible"),
+        ("TASK/ok", "differ only in case"),
+        ("Task/other", "differ only in case"),
     ],
 )
 def test_dangerous_member_names_raise(tmp_path, kind, name, message):
     assert_refused(MAKERS[kind](tmp_path / "archive", {"task/ok": b"1", name: b"2"}), message)
+
+
+@pytest.mark.parametrize("kind", ["zip", "gz"])
+def test_names_that_differ_only_in_the_form_of_an_accent_raise(tmp_path, kind):
+    files = {"M\u00fcller/a": b"1", "Mu\u0308ller/b": b"2"}
+    assert_refused(
+        MAKERS[kind](tmp_path / "archive", files),
+        r"how accents are stored.* Rename it, and pack the archive again",
+    )
+
+
+def test_names_that_are_not_utf8_raise(tmp_path):
+    archive = make_tar(tmp_path / "a.tar", {"task/M\udcfcller": b"1"}, "w")
+    assert_refused(archive, "found bytes that are not UTF-8, expected names")
+
+
+@pytest.mark.parametrize("kind", ["zip", "gz"])
+def test_unusual_names_that_every_system_allows_are_extracted(tmp_path, kind):
+    files = {"task/.hidden": b"1", "task/context.txt": b"2", "task/com10": b"3", "task/\u60a3\u8005 1": b"4"}
+    folder = extract(MAKERS[kind](tmp_path / "archive", files), tmp_path / "out")
+    assert sum(path.is_file() for path in folder.rglob("*")) == len(files)
 
 
 @pytest.mark.parametrize("kind", ["zip", "gz"])

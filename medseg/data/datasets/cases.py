@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from medseg.data.datasets.names import FORBIDDEN, LONGEST_ID, is_valid_id
+from medseg.data.datasets.names import LONGEST_ID, is_valid_id
 from medseg.errors import DataError, did_you_mean
 from medseg.io.dicom.uneven_gaps import Uneven
 from medseg.io.files import read, read_grid
@@ -16,6 +16,7 @@ from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.labels.label_sets import AnnotatedLabels
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import pluralise
+from medseg.storage.portable_names import FORBIDDEN
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
@@ -132,8 +133,8 @@ class Case:
         if not is_valid_id(self.id):
             raise DataError(
                 f"case: found the id {self.id!r}, expected one that is a file name on every system: 1 to {LONGEST_ID} characters without "
-                f"{' '.join(FORBIDDEN)} and control characters, no dot, dash or space at the beginning, and no dot or space at "
-                "the end. Rename the case."
+                f"{' '.join(FORBIDDEN)} and control characters, no dot, dash or space at the beginning, no dot or space at "
+                "the end, and no name that Windows reserves, such as con. Rename the case."
             )
         if not self.images:
             raise DataError(f"case {self.id}: found no image, expected at least one. Add its image files.")

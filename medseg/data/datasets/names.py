@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,16 +11,13 @@ from typing import Any
 
 from medseg.errors import DataError
 from medseg.io.file_content import permission_denied
+from medseg.storage.portable_names import portable_name
 
 CHANNEL_FILE = re.compile(r"(?P<id>.+)_(?P<channel>\d{4})", re.DOTALL)
 """Stem of an image file that holds one channel: ``<id>_0000``."""
 
-
-FORBIDDEN = '/\\:*?"<>|'
-"""Characters that are not allowed in file names on some system."""
 LONGEST_ID = 128
 _LONGEST_ID_BYTES = 200  # of the 255 that file systems allow; results add their own prefixes and suffixes
-_JOINERS = "\u200c\u200d"  # needed by the scripts of Persian and of India
 
 # What follows the number of a person in the name of a case: a visit, a time, a sequence, a side, or a letter.
 _VISIT_WORDS = (
@@ -62,8 +58,8 @@ def is_valid_id(name: str) -> bool:
         name: The name.
 
     Returns:
-        True if it has at most 128 characters and 200 bytes, no control or invisible character and none of `FORBIDDEN`, does
-        not begin with a dot, dash or space, and does not end with a dot or space.
+        True if it has at most 128 characters and 200 bytes, does not begin with a dot, dash or space, and is allowed as the name
+        of a file on every system, see `medseg.storage.portable_names.portable_name`.
 
     >>> is_valid_id("Müller 2"), is_valid_id("患者甲"), is_valid_id("../a")
     (True, True, False)
@@ -72,16 +68,11 @@ def is_valid_id(name: str) -> bool:
 
 
 def sanitised_id(name: str) -> str:
-    """Return the name with every character that is not allowed in an id replaced by ``_``."""
-    letters = "".join("_" if _is_forbidden(letter) else letter for letter in name).lstrip(".- ")[:LONGEST_ID]
+    """Return the name with everything that is not allowed in an id removed, or replaced by ``_``."""
+    letters = portable_name(name.lstrip(".- "))[:LONGEST_ID]
     while len(letters.encode()) > _LONGEST_ID_BYTES:
         letters = letters[:-1]
     return letters.rstrip(". ") or "_"
-
-
-def _is_forbidden(letter: str) -> bool:
-    category = unicodedata.category(letter)
-    return letter in FORBIDDEN or (category[0] == "C" and letter not in _JOINERS) or category in ("Zl", "Zp")
 
 
 def visible_files(folder: Path) -> list[Path]:

@@ -24,8 +24,8 @@ from medseg.inference.cohort.written_files import FOLDER, NO_KINDS, FileKind, Fi
 from medseg.io.files import NATURAL_IMAGES, is_dicom, stem_of, suffix_of
 from medseg.io.probability_files import BYTES_PER_PROBABILITY
 from medseg.io.segmentation_files import DICOM_SEGMENTATIONS
-from medseg.storage.letter_case import ignores_case
 from medseg.storage.manifest import NAME as MANIFEST
+from medseg.storage.portable_names import folded, ignores_case
 
 _MOST_COUNTED = 1000
 
@@ -199,7 +199,7 @@ class OutputFiles:
         self._check_folder()
         files = [file for label_map in label_maps for file in self.files_of(label_map)]
         fold = ignores_case(self.folder)
-        names = Counter(str(file).casefold() if fold else str(file) for file in files)
+        names = Counter(folded(str(file)) if fold else str(file) for file in files)
         twice = next((name for name, count in names.items() if count > 1), None)
         if twice is not None:
             raise ConfigError(

@@ -6,7 +6,6 @@ belongs to every region that contains all labels of that region.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from medseg.io.files import TIFF, WRITABLE, stem_of, suffix_of, write
 from medseg.labels.label_table import Label, Labels
 from medseg.labels.segments import Segment, layered
 from medseg.storage.atomic import replacing, replacing_folder
+from medseg.storage.portable_names import folded, portable_name
 from medseg.volumes.volume import Volume
-
-_UNSUITABLE = re.compile(r'[\\/:*?"<>|\x00-\x1f]')
 
 
 def masks_folder(label_map: Path) -> Path:
@@ -79,9 +77,9 @@ def write_masks(label_map: Volume, path: Path, labels: Labels) -> None:
     taken: set[str] = set()
     with replacing_folder(folder) as temporary:
         for label, mask in masks_of(label_map, labels):
-            name = _UNSUITABLE.sub("_", label.name).strip(". ") or "label"
-            name = f"{name}_{label.value}" if name.casefold() in taken else name
-            taken.add(name.casefold())
+            name = portable_name(label.name.lstrip(". ")) or "label"
+            name = f"{name}_{label.value}" if folded(name) in taken else name
+            taken.add(folded(name))
             one = Labels.from_names({label.name: 1}, colours={label.name: label.colour})
             write(label_map.with_data(mask[None].astype(np.uint8)), temporary / f"{name}{suffix}", names=one)
 

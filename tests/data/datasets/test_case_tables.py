@@ -55,6 +55,7 @@ def test_smallest_table(tmp_path):
         (["case\timage", "a\ta.nii", "b\t"], "line 3: image: found an empty cell"),
         (["case\timage", "a\t../a.nii"], "line 2: image: .*outside"),
         (["case\timage", "a:b\ta.nii"], "line 2: case: found the id 'a:b', expected one"),
+        (["case\timage", "Con\ta.nii"], "line 2: case: found the id 'Con', .* no name that Windows reserves"),
         (["case\timage", "a\tgone.nii"], "1 file is missing"),
         (["case\timage"], "found no case of layout table"),
         (["", ""], "empty table"),

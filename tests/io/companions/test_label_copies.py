@@ -62,6 +62,12 @@ def test_masks_of_an_earlier_label_map_are_replaced(tmp_path: Path) -> None:
     assert [file.name for file in masks_folder(path).iterdir()] == ["new.nii.gz"]
 
 
+def test_a_mask_has_a_name_that_every_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / "case.nii.gz"
+    write_masks(label_map([1]), path, Labels.from_names({"Aux": 1}))
+    assert [file.name for file in masks_folder(path).iterdir()] == ["Aux_.nii.gz"]
+
+
 def test_regions_overlap_in_masks_and_layers(tmp_path: Path) -> None:
     values = [region.output_value for region in REGIONS.regions]
     assert values == [1, 2, 4]
