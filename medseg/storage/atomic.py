@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from medseg.errors import DataError, DiskFullError, MedsegError, ResourceError
+from medseg.errors import DataError, DiskFullError, MedsegError, ResourceError, no_such_path
 from medseg.storage.temporary_names import sweep_once, temporary_file, temporary_folder
 
 _ALMOST_NOTHING = 1 << 16
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextlib.contextmanager
@@ -32,13 +33,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         The temporary path to write to.
 
     Raises:
-        DataError: The folder cannot be written.
+        DataError: The folder cannot be written, or another file that the writer needs cannot be read.
         ResourceError: The disk is full, or the file exceeds the limit of file sizes.
     """
     path = Path(path)
     temporary = temporary_file(path)
     try:
-        with _write_errors(path):
+        with _write_errors(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
             sweep_once(path.parent)
             mode = _mode_of_new_file(temporary)
@@ -66,13 +67,13 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
         The temporary folder to fill.
 
     Raises:
-        DataError: The folder cannot be written.
+        DataError: The folder cannot be written, or another file that the writer needs cannot be read.
         ResourceError: The disk is full, or the file exceeds the limit of file sizes.
     """
     path = Path(path)
     temporary, previous = temporary_folder(path), temporary_folder(path, "old")
     try:
-        with _write_errors(path):
+        with _write_errors(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
             sweep_once(path.parent)
             temporary.mkdir()
@@ -96,8 +97,11 @@ def replacing_folder(path: str | Path, *, keep_existing: bool = False) -> Iterat
 
 
 @contextlib.contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    """Convert what a writer raises into the error of `write_error`; other errors pass unchanged."""
+def _write_errors(path: Path, temporary: Path) -> Iterator[None]:
+    """Convert what a writer raises into the error of `write_error`, and say if it is another file that cannot be read.
+
+    Other errors pass unchanged. A system error without the name of a file counts as one of writing.
+    """
     handled = sys.exc_info()[1]  # Python makes it the context of every later error, which it did not cause
     try:
         yield
@@ -107,7 +111,12 @@ def _write_errors(path: Path) -> Iterator[None]:
         reason = _system_error(error, path.parent, handled)
         if reason is None:
             raise
-        raise write_error(path, reason) from error
+        other = _other_file(reason, path, temporary)
+        if other is None:
+            raise write_error(path, reason) from error
+        if reason is not error:  # what the writer says about that file is more precise
+            raise
+        raise _read_error(other, reason) from error
 
 
 def is_full(error: OSError) -> bool:
@@ -133,6 +142,28 @@ def write_error(path: Path, error: OSError) -> DataError | ResourceError:
     if error.errno == errno.ENAMETOOLONG:
         return DataError(f"{what} Shorten the name of the file or of its folder.")
     return DataError(f"{what} Choose another folder.")
+
+
+def _other_file(error: OSError, path: Path, temporary: Path) -> Path | None:
+    """Return the file that an error is about if it is not the one that is written; None also if it is not known.
+
+    An error with two files is one of copying or renaming, which may name the source although the target is to blame.
+    """
+    if error.errno in _OF_WRITING or error.filename2 is not None:
+        return None
+    if not isinstance(error.filename, (str, bytes, os.PathLike)):
+        return None
+    found, target = Path(os.fsdecode(error.filename)).absolute(), path.absolute()
+    is_target = str(found).startswith(str(temporary.absolute())) or found in (target, *target.parents)
+    return None if is_target else found
+
+
+def _read_error(file: Path, error: OSError) -> DataError:
+    if error.errno == errno.ENOENT:
+        return DataError(no_such_path(file))
+    return DataError(
+        f"{file}: cannot be read ({error.strerror or error}), expected a file that this process may read. Check it and its permissions."
+    )
 
 
 def make_folder(path: str | Path) -> None:
@@ -209,18 +240,24 @@ def copy_folder(source: Path, target: Path) -> None:
         target: The copy; an existing folder is added to.
 
     Raises:
-        OSError: A file cannot be read or written.
+        OSError: A file cannot be read or written. (`shutil.copytree` would only raise texts of such errors.)
     """
+    target.mkdir(parents=True, exist_ok=True)
+    for item in source.iterdir():
+        if item.is_dir():
+            copy_folder(item, target / item.name)
+        else:
+            _link_or_copy(item, target / item.name)
+    shutil.copystat(source, target)
 
-    def link_or_copy(old: str, new: str) -> None:
-        try:
-            if not os.access(old, os.W_OK):  # such a file could not be synced
-                raise PermissionError
-            os.link(old, new)
-        except OSError:  # also on another disk, or a file system without links
-            shutil.copyfile(old, new)
 
-    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
+def _link_or_copy(old: Path, new: Path) -> None:
+    try:
+        if not os.access(old, os.W_OK):  # such a file could not be synced
+            raise PermissionError
+        os.link(old, new)
+    except OSError:  # also on another disk, or a file system without links
+        shutil.copyfile(old, new)
 
 
 def _put(new: Path, path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -14,6 +15,7 @@ from medseg.errors import DataError, ResourceError
 from medseg.storage import atomic
 from medseg.storage.atomic import (
     check_folder,
+    copy_folder,
     replacing,
     replacing_folder,
     sync_folder,
@@ -324,3 +326,75 @@ def test_the_names_of_all_files_in_a_folder_are_durable_before_it_gets_its_name(
         (folder / "inner" / "a.bin").write_text("x")
     assert {"inner", "innermost", folder.name} < set(synced)
     assert synced[-1] == "target"
+
+
+@pytest.mark.parametrize("write", [replacing, replacing_folder])
+def test_a_file_that_the_writer_cannot_read_is_named(
+    tmp_path: Path, write: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    (tmp_path / "source").mkdir()
+    absent, folder, target = (
+        tmp_path / "source" / "absent.txt",
+        tmp_path / "source",
+        tmp_path / "out" / "target",
+    )
+    with pytest.raises(DataError, match=rf"^{absent}: no such file"), write(target):
+        absent.read_text()
+    with (
+        pytest.raises(DataError, match=rf"^{folder}: cannot be read \(Is a directory\), expected"),
+        write(target),
+    ):
+        folder.read_bytes()
+    assert names(target.parent) == []
+
+
+@pytest.mark.parametrize("write", [replacing, replacing_folder])
+def test_an_error_that_explains_itself_is_not_replaced_by_its_cause(
+    tmp_path: Path, write: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    def fail() -> None:
+        with write(tmp_path / "target"):
+            try:
+                (tmp_path / "font.ttf").read_bytes()
+            except OSError:
+                raise ValueError("no font") from None
+
+    with pytest.raises(ValueError, match="no font"):
+        fail()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_copy_to_a_full_disk_is_an_error_of_writing_although_it_names_the_source(
+    tmp_path: Path, number: int
+) -> None:
+    with pytest.raises(ResourceError, match=r"target: cannot be written"), replacing(tmp_path / "target"):
+        raise OSError(number, os.strerror(number), str(tmp_path / "source"))
+
+
+def test_a_temporary_file_of_the_writer_belongs_to_the_target(tmp_path: Path) -> None:
+    with (
+        pytest.raises(DataError, match=r"target\.nii: cannot be written"),
+        replacing(tmp_path / "target.nii") as temporary,
+    ):
+        raise PermissionError(errno.EACCES, "denied", f"{temporary}.part")
+
+
+def test_a_copied_folder_has_the_files_of_its_source(tmp_path: Path) -> None:
+    (tmp_path / "source" / "inner").mkdir(parents=True)
+    (tmp_path / "source" / "inner" / "a.txt").write_text("a")
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "b.txt").write_text("b")
+    copy_folder(tmp_path / "source", tmp_path / "target")
+    assert names(tmp_path / "target") == ["b.txt", "inner"]
+    assert (tmp_path / "target" / "inner" / "a.txt").samefile(tmp_path / "source" / "inner" / "a.txt")
+
+
+def test_a_file_of_a_copied_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "source" / "inner").mkdir(parents=True)
+    (tmp_path / "source" / "inner" / "link").symlink_to(tmp_path / "absent")
+    with (
+        pytest.raises(DataError, match=r"source/inner/link: no such file"),
+        replacing_folder(tmp_path / "model") as folder,
+    ):
+        copy_folder(tmp_path / "source", folder / "first_stage")
+    assert names(tmp_path) == ["source"]
