@@ -190,9 +190,10 @@ class ReportLog:
         self.path = run / METRICS
         rows = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
-        with self._write_errors_converted():
-            self._file = self.path.open("a", encoding="utf-8")
+        with self._write_errors_converted(), contextlib.ExitStack() as stack:
+            self._file = stack.enter_context(self.path.open("a", encoding="utf-8"))
             self._board = SummaryWriter(str(run), purge_step=resume_step + 1 if resume_step else None)
+            stack.pop_all()  # both are open now, until `close`
 
     def add(self, report: Report) -> None:
         """Append one report; NaN becomes null."""

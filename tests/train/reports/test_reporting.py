@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from contextlib import closing
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from medseg.errors import ResourceError
@@ -45,6 +48,17 @@ def test_a_full_disk_raises_an_error(tmp_path):
         log.add(report({"liver": 0.5}))
     log.close()
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+
+
+def test_no_file_stays_open_if_the_curves_cannot_be_written(tmp_path, monkeypatch):
+    def refuse(folder: str, **_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", refuse)
+    with pytest.raises(ResourceError, match="cannot be written") as caught:
+        ReportLog(tmp_path, 0)
+    assert caught.tb is not None  # it keeps the log alive, whose end would close the file
+    assert str(tmp_path / "metrics.jsonl") not in [file.path for file in psutil.Process().open_files()]
 
 
 def test_a_damaged_line_of_the_metrics_is_left_out(tmp_path):
