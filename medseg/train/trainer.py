@@ -10,7 +10,6 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +44,7 @@ from medseg.train.reports.reporting import BestValidation, Meter, Report, Report
 from medseg.train.settings import TrainSettings
 from medseg.train.step_losses import StepLosses
 from medseg.train.sync_batch_norm import restore_running_statistics, running_statistics
+from medseg.train.timing.step_costs import UNKNOWN, Overhead, TimeSoFar
 from medseg.train.timing.step_estimate import StepEstimate, estimate_steps
 from medseg.train.timing.time_budget import StepPlanner
 from medseg.train.timing.time_left import TimeLeft
@@ -132,7 +132,7 @@ class Trainer:
         self.best = BestValidation()
         self._schedule = new_schedule(settings)
         self._spans = {"validation": 0.0, "saving": 0.0}  # seconds since the last step boundary
-        self._overhead = (0.0, 0.0)  # seconds of the last validation and of the last checkpoint
+        self._overhead = UNKNOWN
         if resume:
             self._resume()
         self._reported_at, self._report_due = self.seconds - float(self._measured["seconds"]), False
@@ -251,7 +251,7 @@ class Trainer:
             self._spans["saving"],
         )
         self.seconds, self._spans = spent, dict.fromkeys(self._spans, 0.0)
-        self._overhead = (validation or self._overhead[0], saving or self._overhead[1])
+        self._overhead = self._overhead.updated(validation=validation, saving=saving)
         self.time_left.update(self.step, spent, validation=validation, saving=saving)
         self._time_report(reported)
         end = planner.update(self.step, spent, validation=validation, saving=saving) if planner else None
@@ -268,19 +268,14 @@ class Trainer:
 
     def _time_left(self) -> TimeLeft:
         """Return an estimator that begins with the next step."""
-        return TimeLeft(self.settings, **self._so_far)
+        return TimeLeft(self.settings, self._so_far)
 
     def _step_planner(self) -> StepPlanner | None:
-        return None if self.settings.max_time is None else StepPlanner(self.settings, **self._so_far)
+        return None if self.settings.max_time is None else StepPlanner(self.settings, self._so_far)
 
     @property
-    def _so_far(self) -> dict[str, Any]:
-        return {
-            "validates": self.patches.validation is not None,
-            "step": self.step,
-            "spent": self.seconds,
-            "overhead": self._overhead,
-        }
+    def _so_far(self) -> TimeSoFar:
+        return TimeSoFar(self.step, self.seconds, self.patches.validation is not None, self._overhead)
 
     @property
     def evaluated_model(self) -> Model:
@@ -424,7 +419,7 @@ class Trainer:
             "step": self.step,
             "seconds": began
             - self._began
-            + self._overhead[1],  # this checkpoint takes as long as the last one
+            + self._overhead.saving,  # this checkpoint takes as long as the last one
             "overhead": list(self._overhead),
             "finished": self.finished,
             "best": asdict(self.best),
@@ -458,7 +453,7 @@ class Trainer:
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self._measured = state["meter"]
-        self._overhead = (state["overhead"][0], state["overhead"][1])
+        self._overhead = Overhead(*state["overhead"])
         self.best = BestValidation.resumed(state["best"], self.run.best)
         if state["extensions"] == self.run.extensions:
             self._schedule = ScheduleProgress(**state["schedule"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from medseg.train.settings import TrainSettings
-from medseg.train.timing.time_left import COLD_STEPS, assumed_validation_seconds, times_between
+from medseg.train.timing.step_costs import COLD_STEPS, StepClock, StepCosts, TimeSoFar
 
 # Shares of the time that this process began with. Plans are frequent at first, when little is known, and at the end,
 # when little can still be corrected; between plans the schedule is a straight line.
@@ -30,35 +30,27 @@ class StepPlanner:
 
     Args:
         settings: Settings with a time budget.
-        validates: Whether there are held-out cases.
-        step: Steps done before this process.
-        spent: Seconds spent before this process.
-        overhead: `overhead` of an earlier process.
+        so_far: State of the training at the beginning of this process.
 
     Attributes:
-        overhead: Seconds that the last validation and the last checkpoint took; 0 if unknown.
         pace: Seconds per step in the last plan; 0 before the first.
     """
 
-    def __init__(
-        self,
-        settings: TrainSettings,
-        *,
-        validates: bool,
-        step: int,
-        spent: float,
-        overhead: tuple[float, float] = (0.0, 0.0),
-    ) -> None:
-        assert settings.max_seconds is not None
-        self._settings, self._validates = settings, validates
-        self._budget, self._spent, self._began = settings.max_seconds, spent, spent
-        left = max(0.0, self._budget - spent)
-        self._plans = [spent + share * left for share in PLANS]
-        self._warm_by = spent + PATIENCE_FOR_WARM * left
-        self._first = step
+    def __init__(self, settings: TrainSettings, so_far: TimeSoFar) -> None:
+        self._settings, self._so_far = settings, so_far
+        self._clock, self._overhead = StepClock(so_far.spent), so_far.overhead
+        self._plans = [self._moment(share) for share in PLANS]
         self._cold, self._before, self._recent = _MeanTime(), _MeanTime(), _MeanTime()
-        self.overhead = overhead
         self.pace = 0.0
+
+    @property
+    def _budget(self) -> float:
+        assert self._settings.max_seconds is not None
+        return self._settings.max_seconds
+
+    def _moment(self, share: float) -> float:
+        """Return the seconds spent when this process has used a share of the time that it began with."""
+        return self._so_far.spent + share * max(0.0, self._budget - self._so_far.spent)
 
     def update(self, step: int, spent: float, *, validation: float, saving: float) -> int | None:
         """Record a step and plan again if it is time to do so.
@@ -72,11 +64,11 @@ class StepPlanner:
         Returns:
             Total number of steps, at least one more than `step`; None if the plan stays.
         """
-        window = self._cold if step - self._first <= COLD_STEPS else self._recent
-        window.add(max(0.0, spent - self._spent - validation - saving))
-        self._spent = spent
-        self.overhead = (validation or self.overhead[0], saving or self.overhead[1])
-        if not self._plans or spent < self._plans[0] or (window is self._cold and spent < self._warm_by):
+        window = self._cold if step - self._so_far.step <= COLD_STEPS else self._recent
+        window.add(self._clock.lap(spent, validation=validation, saving=saving))
+        self._overhead = self._overhead.updated(validation=validation, saving=saving)
+        too_early = window is self._cold and spent < self._moment(PATIENCE_FOR_WARM)
+        if not self._plans or spent < self._plans[0] or too_early:
             return None
         self._plans = [moment for moment in self._plans if moment > spent]
         end = step + max(1, self._fitting(step))
@@ -85,20 +77,11 @@ class StepPlanner:
 
     def _fitting(self, step: int) -> int:
         """Return the number of steps that fit into the rest, including validations, checkpoints and the final ones."""
-        settings = self._settings
         windows = (self._before, self._recent) if self._recent.steps else (self._cold,)
-        self.pace = pace = max(1e-6, sum(w.seconds for w in windows) / sum(w.steps for w in windows))
-        validation, saving = self.overhead
-        if not self._validates:
-            validation = 0.0
-        elif not validation:
-            validation = assumed_validation_seconds(settings, pace)
-        left = self._budget - self._spent - validation - 2 * saving  # the last checkpoint, and the model
-
-        def cost(more: int) -> float:
-            last = step + more - 1
-            validations = times_between(settings.validate_every, step, last)
-            saves = times_between(settings.save_every, step, last)
-            return more * pace + validations * validation + saves * saving
-
-        return bisect_right(range(int(max(0.0, left) / pace) + 2), left, key=cost) - 1
+        self.pace = max(1e-6, sum(w.seconds for w in windows) / sum(w.steps for w in windows))
+        costs = StepCosts.estimated(
+            self._settings, self.pace, self._overhead, validates=self._so_far.validates
+        )
+        left = self._budget - self._clock.spent - costs.end
+        most = int(max(0.0, left) / self.pace) + 2
+        return bisect_right(range(most), left, key=lambda more: costs.until(step, step + more)) - 1

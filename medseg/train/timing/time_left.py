@@ -3,34 +3,9 @@
 from __future__ import annotations
 
 from medseg.train.settings import TrainSettings
+from medseg.train.timing.step_costs import COLD_STEPS, Overhead, StepClock, StepCosts, TimeSoFar
 
-COLD_STEPS = 3
-"""Slow first steps of a process: code is compiled, workers start, files are read for the first time."""
-FORWARD_SHARE = 0.5
-"""Assumed time of a validation batch, relative to a training batch, until a validation was measured."""
 _MOST_POINTS = 1024
-
-
-def times_between(every: int, after: int, until: int) -> int:
-    """Return how many multiples of `every` are above `after` and not above `until`.
-
-    >>> times_between(10, 10, 30)
-    2
-    """
-    return max(0, until // every - after // every)
-
-
-def assumed_validation_seconds(settings: TrainSettings, pace: float) -> float:
-    """Return the time that a validation is assumed to take until one was measured.
-
-    Args:
-        settings: Settings of the training.
-        pace: Seconds per step.
-
-    Returns:
-        Seconds.
-    """
-    return FORWARD_SHARE * pace / settings.gradient_accumulation * settings.validation_batches
 
 
 class TimeLeft:
@@ -42,27 +17,15 @@ class TimeLeft:
 
     Args:
         settings: Settings of the training.
-        validates: Whether there are held-out cases.
-        step: Steps done before this process.
-        spent: Seconds spent before this process.
-        overhead: Seconds of the last validation and the last checkpoint of an earlier process; 0 if unknown.
+        so_far: State of the training at the beginning of this process.
     """
 
-    def __init__(
-        self,
-        settings: TrainSettings,
-        *,
-        validates: bool,
-        step: int,
-        spent: float,
-        overhead: tuple[float, float] = (0.0, 0.0),
-    ) -> None:
-        self._settings, self._validates = settings, validates
-        self._first, self._spent = step, spent
+    def __init__(self, settings: TrainSettings, so_far: TimeSoFar) -> None:
+        self._settings, self._so_far = settings, so_far
+        self._clock = StepClock(so_far.spent)
         # Seconds of training, without validations and checkpoints, after some of the steps of this process.
-        self._points = [(step, 0.0)]
+        self._points = [(so_far.step, 0.0)]
         self._every = 1
-        self._earlier = overhead
         self._validations: list[float] = []
         self._saves: list[float] = []
 
@@ -79,8 +42,7 @@ class TimeLeft:
             self._validations.append(validation)
         if saving:
             self._saves.append(saving)
-        trained = self._points[-1][1] + max(0.0, spent - self._spent - validation - saving)
-        self._spent = spent
+        trained = self._points[-1][1] + self._clock.lap(spent, validation=validation, saving=saving)
         if len(self._points) > 1 and self._points[-1][0] % self._every:
             self._points[-1] = (step, trained)  # only the last point may be between two that are kept
         else:
@@ -103,7 +65,7 @@ class TimeLeft:
             The seconds; None before the second step of this process, unless there is a time budget.
         """
         budget = self._settings.max_seconds
-        left = None if budget is None else max(0.0, budget - (self._spent if spent is None else spent))
+        left = None if budget is None else max(0.0, budget - (self._clock.spent if spent is None else spent))
         if left is not None and (end is None or self._settings.steps is None):
             return left
         found = None if end is None else self._by_steps(end, self._points[-1][0] if step is None else step)
@@ -113,25 +75,19 @@ class TimeLeft:
         pace = self._pace()
         if pace is None:
             return None
-        settings = self._settings
-        saving = _mean(self._saves) or self._earlier[1]
-        validation = _mean(self._validations) or self._earlier[0]
-        if not self._validates:
-            validation = 0.0
-        elif not validation:
-            validation = assumed_validation_seconds(settings, pace)
+        means = Overhead(_mean(self._validations), _mean(self._saves))
+        overhead = self._so_far.overhead.updated(validation=means.validation, saving=means.saving)
+        costs = StepCosts.estimated(self._settings, pace, overhead, validates=self._so_far.validates)
         # The last step validates and saves in any case, and the model is exported.
-        validations = times_between(settings.validate_every, step, end - 1) + (step < end)
-        saves = times_between(settings.save_every, step, end - 1) + 2
-        return (end - step) * pace + validations * validation + saves * saving
+        return costs.until(step, end) + (costs.end if step < end else costs.end - costs.validation)
 
     def _pace(self) -> float | None:
         """Return the seconds per step of the later half of the steps; None before the second step."""
         last, now = self._points[-1]
-        done = last - self._first
+        done = last - self._so_far.step
         if done < 2:
             return None
-        begin = self._first + (max(COLD_STEPS, done // 2) if done > COLD_STEPS else 1)
+        begin = self._so_far.step + (max(COLD_STEPS, done // 2) if done > COLD_STEPS else 1)
         step, then = next(point for point in self._points if point[0] >= min(begin, last - 1))
         return (now - then) / (last - step) if last > step else None
 

@@ -10,6 +10,7 @@ import pytest
 
 from medseg.train.optimization.schedule import ScheduleProgress, learning_rate, new_schedule
 from medseg.train.settings import TrainSettings
+from medseg.train.timing.step_costs import TimeSoFar
 from medseg.train.timing.time_budget import PLANS, StepPlanner
 
 Pace = Callable[[int, float], float]
@@ -27,7 +28,7 @@ class Simulation:
 
     def run(self, until: float = math.inf) -> Simulation:
         """Continue to the end, or to a time, as a new process would."""
-        pacer = StepPlanner(self.settings, validates=self.validation > 0, step=self.step, spent=self.spent)
+        pacer = StepPlanner(self.settings, TimeSoFar(self.step, self.spent, self.validation > 0))
         saved = 0.0
         while self.step != self.course.end and self.spent < until:
             self.rates.append(learning_rate(self.settings.optimizer, self.step, self.course))

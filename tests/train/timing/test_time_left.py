@@ -7,15 +7,18 @@ import random
 import pytest
 
 from medseg.train.settings import TrainSettings
-from medseg.train.timing.time_left import TimeLeft, times_between
+from medseg.train.timing.step_costs import UNKNOWN, Overhead, TimeSoFar, times_between
+from medseg.train.timing.time_left import TimeLeft
+
+BEGIN = TimeSoFar(0, 0.0, validates=False)
 
 
 def simulated(
-    settings: TrainSettings, pace, *, validation=0.0, saving=0.0, export=0.0, start=0, known=(0.0, 0.0)
+    settings: TrainSettings, pace, *, validation=0.0, saving=0.0, export=0.0, start=0, known=UNKNOWN
 ):
     """Per step the estimate and what was really left, for a training whose steps take `pace(step)` seconds."""
     assert settings.steps is not None
-    estimator = TimeLeft(settings, validates=validation > 0, step=start, spent=100.0 * start, overhead=known)
+    estimator = TimeLeft(settings, TimeSoFar(start, 100.0 * start, validation > 0, known))
     spent, moments, saved = 100.0 * start, [], 0.0
     for step in range(start + 1, settings.steps + 1):
         last = step == settings.steps
@@ -93,7 +96,7 @@ def test_a_resumed_training_knows_validations_and_checkpoints_of_before() -> Non
         validation=30.0,
         saving=10.0,
         start=60,
-        known=(30.0, 10.0),
+        known=Overhead(30.0, 10.0),
     )
     left, really = found[72]
     assert left == pytest.approx(really, rel=0.1)
@@ -105,11 +108,11 @@ def slow_start_after(first: int):
 
 def test_a_time_budget_is_what_is_left_unless_the_steps_end_first() -> None:
     budget = TrainSettings.parse({"max_time": "10m"})
-    estimator = TimeLeft(budget, validates=False, step=0, spent=0.0)
+    estimator = TimeLeft(budget, BEGIN)
     estimator.update(1, 90.0, validation=0.0, saving=0.0)
     assert estimator.seconds(None) == 510
     assert estimator.seconds(700) == 510
-    both = TimeLeft(TrainSettings.parse({"max_time": "10m", "steps": 20}), validates=False, step=0, spent=0.0)
+    both = TimeLeft(TrainSettings.parse({"max_time": "10m", "steps": 20}), BEGIN)
     for step in range(1, 11):
         both.update(step, 2.0 * step, validation=0.0, saving=0.0)
     assert both.seconds(20) == pytest.approx(20.0)
@@ -117,7 +120,7 @@ def test_a_time_budget_is_what_is_left_unless_the_steps_end_first() -> None:
 
 
 def test_long_trainings_keep_few_points() -> None:
-    estimator = TimeLeft(settings_of(steps=50_000), validates=False, step=7, spent=0.0)
+    estimator = TimeLeft(settings_of(steps=50_000), TimeSoFar(7, 0.0, validates=False))
     for step in range(8, 20_000):
         estimator.update(step, 0.5 * (step - 7), validation=0.0, saving=0.0)
     assert len(estimator._points) <= 1025
