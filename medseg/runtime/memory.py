@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import psutil
@@ -199,6 +198,32 @@ def process_memory() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+class _Sampling:
+    """A thread that calls a function at intervals, and once more at its end.
+
+    Args:
+        sample: The function.
+        interval: Seconds between calls.
+    """
+
+    def __init__(self, sample: Callable[[], None], interval: float) -> None:
+        self._sample, self._interval = sample, interval
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._end.set()
+        self._thread.join()
+        self._sample()
+
+    def _repeat(self) -> None:
+        while not self._end.wait(self._interval):
+            self._sample()
+
+
 class PeakMemory:
     """Context manager that samples the resident memory of this process in a background thread.
 
@@ -211,9 +236,7 @@ class PeakMemory:
     """
 
     def __init__(self, interval: float = 0.002) -> None:
-        self._interval = interval
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._sampling = _Sampling(self._sample, interval)
         self.start = self.peak = process_memory()
 
     @property
@@ -221,23 +244,15 @@ class PeakMemory:
         """The largest growth of the memory so far, in bytes."""
         return self.peak - self.start
 
-    def _watch(self) -> None:
-        while not self._stop.wait(self._interval):
-            self.peak = max(self.peak, process_memory())
+    def _sample(self) -> None:
+        self.peak = max(self.peak, process_memory())
 
     def __enter__(self) -> PeakMemory:
-        self._thread.start()
+        self._sampling.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.peak = max(self.peak, process_memory())
+    def __exit__(self, *error: object) -> None:
+        self._sampling.stop()
 
 
 class ItemPeaks:
@@ -250,9 +265,7 @@ class ItemPeaks:
     """
 
     def __init__(self, interval: float = 0.05) -> None:
-        self._interval = interval
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._sampling = _Sampling(self._sample, interval)
         self._lock = threading.Lock()
         self._peaks: dict[Hashable, int] = {}
 
@@ -297,19 +310,9 @@ class ItemPeaks:
         with self._lock:
             self._peaks = {item: max(peak, now) for item, peak in self._peaks.items()}
 
-    def _watch(self) -> None:
-        while not self._stop.wait(self._interval):
-            self._sample()
-
     def __enter__(self) -> ItemPeaks:
-        self._thread.start()
+        self._sampling.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def __exit__(self, *error: object) -> None:
+        self._sampling.stop()
