@@ -18,7 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -266,9 +267,9 @@ def formats() -> None:
         header = f"{'':24}{'MB':>7}{'patches/s':>11}{'uncached':>10}{'error':>10}{'float16 differs':>17}{'bfloat16 differs':>18}"
         print(header)
         with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:
-            for title, (write, read) in ways_to_store().items():
+            for title, way in WAYS_TO_STORE.items():
                 file = Path(folder) / "image"
-                write(file, image)
+                read = way.write(file, image)
                 print(f"{title:24}" + format_row(file, image, read), flush=True)
 
 
@@ -320,71 +321,52 @@ def forget(file: Path) -> None:
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def ways_to_store() -> dict[
-    str, tuple[Callable[[Path, NDArray[np.float32]], None], Callable[[Path], Callable[[Any], Any]]]
-]:
-    """Return functions that write an image, and that open one for reading boxes as float32."""
-    import blosc2
+@dataclass(frozen=True)
+class Storage:
+    """A way to store an image: its type of numbers, and the codec of Blosc2; a plain ``.npy`` file without one."""
 
-    def as_int16(image: NDArray[np.float32]) -> tuple[NDArray[np.int16], np.float32]:
-        scale = np.float32(np.abs(image).max() / 32767)
-        return np.round(image / scale).astype(np.int16), scale
+    dtype: str
+    codec: str = ""
 
-    def npy(convert: Callable[[NDArray[np.float32]], NDArray[Any]]) -> Any:
-        def write(file: Path, image: NDArray[np.float32]) -> None:
-            scales[file] = as_int16(image)[1]
+    def write(self, file: Path, image: NDArray[np.float32]) -> Callable[[Path], Callable[[Any], Any]]:
+        """Write an image and return the function that opens such a file for reading boxes as float32."""
+        scale = np.float32(np.abs(image).max() / 32767) if self.dtype == "int16" else None
+        numbers = np.ascontiguousarray(image if scale is None else np.round(image / scale), self.dtype)
+        file.unlink(missing_ok=True)
+        if self.codec:
+            import blosc2
+
+            packing = {"codec": blosc2.Codec[self.codec], "clevel": 5, "nthreads": 1}
+            chunks: dict[str, Any] = {"chunks": (64, 64, 64), "blocks": (32, 32, 32)}
+            blosc2.asarray(numbers, urlpath=str(file), mode="w", cparams=packing, **chunks)
+        else:
             with file.open("wb") as opened:
-                np.save(opened, convert(image))
+                np.save(opened, numbers)
+        return partial(self._opened, scale=scale)
 
-        def read(file: Path) -> Callable[[Any], Any]:
-            mapped = np.load(file, mmap_mode="r")
-            factor = scales[file] if mapped.dtype == np.int16 else None
-            return lambda box: (
-                mapped[box].astype(np.float32) * factor
-                if factor is not None
-                else mapped[box].astype(np.float32)
-            )
+    def _opened(self, file: Path, scale: np.float32 | None) -> Callable[[Any], Any]:
+        array: Any
+        if self.codec:
+            import blosc2
 
-        return write, read
-
-    def blosc(convert: Callable[[NDArray[np.float32]], NDArray[Any]], codec: Any) -> Any:
-        def write(file: Path, image: NDArray[np.float32]) -> None:
-            scales[file] = as_int16(image)[1]
-            file.unlink(missing_ok=True)
-            blosc2.asarray(
-                np.ascontiguousarray(convert(image)),
-                urlpath=str(file),
-                mode="w",
-                chunks=(64, 64, 64),
-                blocks=(32, 32, 32),
-                cparams={"codec": codec, "clevel": 5, "nthreads": 1},
-            )
-
-        def read(file: Path) -> Callable[[Any], Any]:
             array = blosc2.open(str(file), mode="r", dparams={"nthreads": 1})
-            factor = scales[file] if array.dtype == np.int16 else None
-            return lambda box: (
-                array[box].astype(np.float32) * factor
-                if factor is not None
-                else array[box].astype(np.float32)
-            )
+        else:
+            array = np.load(file, mmap_mode="r")
+        if scale is None:
+            return lambda box: array[box].astype(np.float32)
+        return lambda box: array[box].astype(np.float32) * scale
 
-        return write, read
 
-    scales: dict[Path, np.float32] = {}
-    same = np.asarray
-    half = lambda image: image.astype(np.float16)  # noqa: E731
-    scaled = lambda image: as_int16(image)[0]  # noqa: E731
-    return {
-        "float32 .npy": npy(same),
-        "float16 .npy": npy(half),
-        "int16 with scale .npy": npy(scaled),
-        "float32 Blosc2 LZ4": blosc(same, blosc2.Codec.LZ4),
-        "float32 Blosc2 Zstd": blosc(same, blosc2.Codec.ZSTD),
-        "float16 Blosc2 LZ4": blosc(half, blosc2.Codec.LZ4),
-        "int16 Blosc2 LZ4": blosc(scaled, blosc2.Codec.LZ4),
-        "int16 Blosc2 Zstd": blosc(scaled, blosc2.Codec.ZSTD),
-    }
+WAYS_TO_STORE = {
+    "float32 .npy": Storage("float32"),
+    "float16 .npy": Storage("float16"),
+    "int16 with scale .npy": Storage("int16"),
+    "float32 Blosc2 LZ4": Storage("float32", "LZ4"),
+    "float32 Blosc2 Zstd": Storage("float32", "ZSTD"),
+    "float16 Blosc2 LZ4": Storage("float16", "LZ4"),
+    "int16 Blosc2 LZ4": Storage("int16", "LZ4"),
+    "int16 Blosc2 Zstd": Storage("int16", "ZSTD"),
+}
 
 
 def main() -> None:
