@@ -221,32 +221,78 @@ def predict_files(
     Yields:
         One outcome per case, in order, once its file is written. A case that fails does not stop the others.
     """
-    Read = tuple[Outcome, Any, InputRecorder, Assessment]
-
-    def read(pair: tuple[Case, Path]) -> Read:
-        outcome, recorder = Outcome(*pair), InputRecorder(pair[0])
-        assessment = predictor.assessment(recorder)
-        peaks.start(outcome.target)
-        on_image = _checking_source(assessment, outcome.target)
-        outcome, prepared = outcome.after("reading", lambda: predictor.prepare(pair[0], on_image=on_image))
-        return outcome, prepared, recorder, assessment
-
-    def segment(ready: Read) -> tuple[Outcome, Volume | None, LogitSampler | None]:
-        outcome, prepared, recorder, assessment = ready
-        target = outcome.target
-        run = partial(
-            predictor.run,
-            progress=progress,
-            probabilities=probabilities_path(target) if FileKind.PROBABILITIES in kinds else None,
-            uncertainty=uncertainty_path(target) if FileKind.UNCERTAINTY in kinds else None,
+    # With a budget, the next image is not read ahead, because what it will take is not known yet.
+    read_ahead = predictor.max_memory is None
+    with keep_freed_memory(read_ahead), ItemPeaks() as peaks:
+        stages = _Stages(predictor, kinds, evidence or predictor.quality is not None, peaks, recording, write)
+        yield from pipelined(
+            pairs,
+            stages.read,
+            partial(stages.segment, progress=progress),
+            stages.write,
+            read_ahead=read_ahead,
         )
-        sampler = predictor.logit_sampler(outcome.case) if FileKind.LOGIT_SAMPLE in kinds else None
-        sums = predictor.evidence_sums() if evidence or predictor.quality is not None else None
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A case whose image was prepared, and what watched its reading; without an image after an error."""
+
+    outcome: Outcome
+    prepared: Any
+    recorder: InputRecorder
+    assessment: Assessment
+
+
+@dataclass(frozen=True)
+class _Segmented:
+    """A case with its label map, or without one after an error."""
+
+    outcome: Outcome
+    labels: Volume | None
+    sampler: LogitSampler | None
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """What is done with each case of a batch; the stages of different cases run at the same time."""
+
+    predictor: Segmenter
+    kinds: FileKinds
+    evidence: bool
+    peaks: ItemPeaks
+    recording: Recording
+    write_file: Callable[[Volume, Path], None]
+
+    def read(self, pair: tuple[Case, Path]) -> _Ready:
+        """Read and prepare an image."""
+        outcome, recorder = Outcome(*pair), InputRecorder(pair[0])
+        assessment = self.predictor.assessment(recorder)
+        self.peaks.start(outcome.target)
+        on_image = _checking_source(assessment, outcome.target)
+        outcome, prepared = outcome.after(
+            "reading", lambda: self.predictor.prepare(pair[0], on_image=on_image)
+        )
+        return _Ready(outcome, prepared, recorder, assessment)
+
+    def segment(self, ready: _Ready, progress: Progress | None) -> _Segmented:
+        """Predict the label map, the files next to it, and the quality."""
+        outcome, target = ready.outcome, ready.outcome.target
+        sampler = self.predictor.logit_sampler(outcome.case) if FileKind.LOGIT_SAMPLE in self.kinds else None
+        sums = self.predictor.evidence_sums() if self.evidence else None
         notes: list[str] = []
 
         def predict() -> tuple[Volume, CaseQuality]:
-            labels = run(prepared, evidence=sums, sampler=sampler, note=notes.append)
-            return labels, assessment.finish(labels, None if sums is None else sums.evidence())
+            labels = self.predictor.run(
+                ready.prepared,
+                progress=progress,
+                probabilities=probabilities_path(target) if FileKind.PROBABILITIES in self.kinds else None,
+                uncertainty=uncertainty_path(target) if FileKind.UNCERTAINTY in self.kinds else None,
+                evidence=sums,
+                sampler=sampler,
+                note=notes.append,
+            )
+            return labels, ready.assessment.finish(labels, None if sums is None else sums.evidence())
 
         outcome, found = outcome.after("network", predict)
         if found is not None:
@@ -254,27 +300,23 @@ def predict_files(
             notes += [flag.note(where) for flag in found[1].flags]
             outcome = replace(outcome, quality=found[1])
             if sums is not None:
-                outcome = replace(outcome, evidence=sums.evidence(), features=assessment.features)
-        labels = None if found is None else found[0]
-        return replace(outcome, notes=tuple(dict.fromkeys(notes)), input=recorder.state), labels, sampler
+                outcome = replace(outcome, evidence=sums.evidence(), features=ready.assessment.features)
+        outcome = replace(outcome, notes=tuple(dict.fromkeys(notes)), input=ready.recorder.state)
+        return _Segmented(outcome, None if found is None else found[0], sampler)
 
-    def write_labels(done: tuple[Outcome, Volume | None, LogitSampler | None]) -> Outcome:
-        outcome, labels, sampler = done
+    def write(self, done: _Segmented) -> Outcome:
+        """Write the label map and record the case."""
+        target = done.outcome.target
 
         def write_recorded() -> None:
-            assert labels is not None
-            with recording(outcome, labels, lambda: peaks.peak(outcome.target)):
-                if sampler is not None:
-                    sampler.write(logit_sample_path(outcome.target))
-                write(labels, outcome.target)
+            assert done.labels is not None
+            with self.recording(done.outcome, done.labels, lambda: self.peaks.peak(target)):
+                if done.sampler is not None:
+                    done.sampler.write(logit_sample_path(target))
+                self.write_file(done.labels, target)
 
-        written, _ = outcome.after("writing", write_recorded)
-        return replace(written, peak_memory=peaks.end(outcome.target))
-
-    # With a budget, the next image is not read ahead, because what it will take is not known yet.
-    read_ahead = predictor.max_memory is None
-    with keep_freed_memory(read_ahead), ItemPeaks() as peaks:
-        yield from pipelined(pairs, read, segment, write_labels, read_ahead=read_ahead)
+        written, _ = done.outcome.after("writing", write_recorded)
+        return replace(written, peak_memory=self.peaks.end(target))
 
 
 def _checking_source(on_image: Callable[[Volume], None], target: Path) -> Callable[[Volume], None]:
