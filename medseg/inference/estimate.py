@@ -11,7 +11,8 @@ import torch
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import MedsegError
-from medseg.inference.predictor import Predictor, Source
+from medseg.inference.predictor import Predictor
+from medseg.inference.preparation.image_source import Source
 from medseg.inference.sliding.labelling import LabelRule
 from medseg.inference.sliding.prepared_prediction import PreparedPrediction
 from medseg.inference.sliding.to_file_grid import LinearWeights, export_labels

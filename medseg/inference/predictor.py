@@ -8,40 +8,35 @@ post-processes the label map.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from medseg.data.datasets.cases import Case
-from medseg.data.datasets.read_case import read_case_first_stage, read_case_image
-from medseg.data.preprocessing.prepare import Box, LabelTarget, Prepared, label_slices, label_target, prepare
-from medseg.data.preprocessing.unlike_training import check_against_model, image_notes
-from medseg.errors import ConfigError, DataError, ModelError, warn_once
-from medseg.inference.instances.image_instances import image_instances, require_instance_model
+from medseg.errors import ConfigError, ModelError, warn_once
+from medseg.inference.instances.image_instances import (
+    check_instance_settings,
+    image_instances,
+    require_instance_model,
+)
 from medseg.inference.instances.volume_instances import centre_engine, volume_instances
-from medseg.inference.parts.crop_around import crop_box, not_yet_cropped
-from medseg.inference.parts.part_labels import model_rule
-from medseg.inference.parts.prepare_raw import prepare_raw
+from medseg.inference.part_labels import model_rule
 from medseg.inference.postprocess import component_groups, has_postprocessing, post_process
+from medseg.inference.preparation.image_preparation import ImagePreparation
+from medseg.inference.preparation.image_source import Source, read_source
 from medseg.inference.quality.assessment import AssessedLabels, Assessment
 from medseg.inference.quality.quality_model import QualityModel
-from medseg.inference.sliding.cascade_input import EMPTY_FIRST_STAGE, CascadeInput
 from medseg.inference.sliding.engine import Engine, SideOutputs
 from medseg.inference.sliding.labelling import LabelRule
 from medseg.inference.sliding.prepared_prediction import Note, PreparedPrediction
-from medseg.inference.sliding.skip_empty import body_box, empty_limits
-from medseg.inference.sliding.slices import InMemoryImage, LazyImage
-from medseg.inference.sliding.to_file_grid import LinearWeights
+from medseg.inference.sliding.slices import InMemoryImage
 from medseg.inference.sliding.window_network import SLAB_FIRST, WindowNetwork
 from medseg.inference.sliding.windows import SlidingWindow, window_slices
 from medseg.inference.uncertainty.case_evidence import EvidenceSums
 from medseg.inference.uncertainty.logit_sample import LogitSampler
-from medseg.io.files import decoded_bytes
 from medseg.io.probability_files import ProbabilityFile, writing_probabilities, writing_uncertainty
 from medseg.labels.components import KEEP_LARGEST_BYTES_PER_VOXEL
 from medseg.labels.instances import Instances
@@ -53,14 +48,11 @@ from medseg.model_folder.settings import SHARED_BY_STAGES, PredictSettings, Save
 from medseg.models.base import Model
 from medseg.models.unet.instance_unet import InstanceUNet
 from medseg.runtime.devices import checked_device
-from medseg.runtime.memory import format_size, parse_size, process_memory
+from medseg.runtime.memory import parse_size
 from medseg.runtime.progress import Progress
-from medseg.volumes.orientation import reorient_array
 from medseg.volumes.volume import Volume
 
-Source = Volume | Case | str | Path | Sequence[str | Path | None]
 _BATCH_ON_DEVICE = 4  # windows per call; on an H200, larger batches gain little
-_ALWAYS_READ = 100 * 10**6  # bytes of an image that is read whatever the budget
 
 
 class Predictor:
@@ -137,6 +129,7 @@ class Predictor:
         self.engine = Engine(
             self.network, self._sliding(rule), rule, self.max_memory, self.max_device_memory, afterwards
         )
+        self._preparation = ImagePreparation(saved, rule.values.dtype, first_stage, self.network.exclusive)
 
     @property
     def settings(self) -> PredictSettings:
@@ -242,7 +235,7 @@ class Predictor:
                 self.network, self.saved, self.labels, volume, where=where, progress=progress
             )
         with self.network.exclusive:
-            prepared = self._prepare(volume, where)
+            prepared = self._preparation.prepared(volume, where)
         for sentence in prepared.notes:
             note(sentence)
         engine = centre_engine(self.engine, model, self.saved)
@@ -258,17 +251,8 @@ class Predictor:
             ConfigError: The settings name another engine than PyTorch, or limit the memory of a 2D model.
         """
         require_instance_model(self.model, self.saved, self.labels)
-        if self.settings.engine != "torch":
-            raise ConfigError(
-                f"engine: found {self.settings.engine}, expected torch for instances. Predict with engine=torch."
-            )
         limits = {"max_memory": self.max_memory, "max_device_memory": self.max_device_memory}
-        given = next((name for name, limit in limits.items() if limit is not None), None)
-        if given is not None and self.model.spatial_dims == 2:
-            raise ConfigError(
-                f"{given}: found {format_size(limits[given] or 0)}, expected no limit for instances of {self.saved.model['name']}, "
-                "which sees whole slices. Leave it out, or use a 3D model."
-            )
+        check_instance_settings(self.model, self.saved, limits)
 
     def prepare(
         self, source: Source, *, on_image: Callable[[Volume], None] | None = None
@@ -291,74 +275,7 @@ class Predictor:
             volume, where = self.read(source)
             if on_image is not None:
                 on_image(volume)
-            return self._prepare(volume, where, source)
-
-    def _prepare(self, volume: Volume, where: str, source: Source | None = None) -> PreparedPrediction:
-        """Do the work of `prepare`, within the lock that keeps its memory from counting as the network's."""
-        if self.saved.crop_around is None:
-            return self._prepare_part(volume, where, source)
-        whole = not_yet_cropped(volume, self.saved, self.engine.rule.values.dtype, where)
-        return replace(whole, run_first_stage=partial(self._crop_and_prepare, volume, whole))
-
-    def _prepare_part(self, volume: Volume, where: str, source: Source | None) -> PreparedPrediction:
-        """Prepare an image, or the part of it to which it was cropped."""
-        settings, dtype = self.saved.preprocessing, self.engine.rule.values.dtype
-        notes = image_notes(volume, self.saved.training_data, settings, self.saved.channel_names, where)
-        if settings.resample_raw is not None:
-            return replace(prepare_raw(volume, self.saved, dtype, where, self._body), notes=notes)
-        prepared = prepare(volume, settings, where=where, box=self._body(volume))
-        target = label_target(prepared, settings, dtype)
-        empty = empty_limits(settings, prepared.slices.lowest) if self.settings.skip_empty else None
-        axes = self._axes(target)
-        if self.first_stage is None or self.saved.crop_around is not None:
-            image = LazyImage(prepared.slices)
-            return PreparedPrediction(image, target, axes, empty, None, where, notes, prepared)
-        empty = (*empty, EMPTY_FIRST_STAGE) if empty is not None else None
-        if isinstance(source, Case) and source.first_stage is not None:
-            given = read_case_first_stage(source, self.first_stage.labels, volume.grid)
-            cascade = CascadeInput(prepared.slices, label_slices(given, prepared, settings))
-            return PreparedPrediction(cascade, target, axes, empty, None, where, notes, prepared)
-        cascade = CascadeInput(prepared.slices, None)
-        second = PreparedPrediction(cascade, target, axes, empty, None, where, notes, prepared)
-        return replace(second, run_first_stage=partial(self._run_first_stage, volume, prepared, second))
-
-    def _run_first_stage(
-        self,
-        volume: Volume,
-        prepared: Prepared,
-        second: PreparedPrediction,
-        progress: Progress | None,
-        note: Note,
-    ) -> PreparedPrediction:
-        """Return the prediction of the second stage with the label map that the first stage predicts for its image."""
-        assert self.first_stage is not None
-        found = self._first_stage_map(volume, progress, note)
-        classes = found.with_data(self.first_stage.labels.to_classes(found.data, second.where))
-        slices = label_slices(classes, prepared, self.saved.preprocessing)
-        return replace(second, image=CascadeInput(prepared.slices, slices))
-
-    def _first_stage_map(self, volume: Volume, progress: Progress | None, note: Note) -> Volume:
-        """Return the label map that the first stage predicts for an image."""
-        assert self.first_stage is not None
-        # The second stage was trained on the same images and says what is unusual about this one.
-        own = replace(self.first_stage.prepare(volume), notes=())
-        return self.first_stage.run(own, progress=progress, note=note)
-
-    def _crop_and_prepare(
-        self, volume: Volume, whole: PreparedPrediction, progress: Progress | None, note: Note
-    ) -> PreparedPrediction:
-        """Return the prediction of the part of an image around labels that the first stage finds."""
-        assert self.first_stage is not None
-        assert self.saved.crop_around is not None
-        found = self._first_stage_map(volume, progress, note)
-        box = crop_box(found, self.saved.crop_around, self.first_stage.labels)
-        if box is None:
-            return replace(whole, is_background=True, run_first_stage=None)
-        start, shape = [side.start for side in box], [side.stop - side.start for side in box]
-        with self.network.exclusive:
-            part = self._prepare_part(volume.cropped(start, shape), whole.where, None)
-        target = part.target.placed_in(whole.target.volume, start)
-        return replace(part, target=target, notes=whole.notes)
+            return self._preparation.prepared(volume, where, source if isinstance(source, Case) else None)
 
     def run(
         self,
@@ -512,24 +429,6 @@ class Predictor:
             background=rule.background_logits,
         )
 
-    def _body(self, volume: Volume) -> Box | None:
-        """Return the box of the reoriented image around the body, or None unless the settings ask for it and it is CT."""
-        settings = self.saved.preprocessing
-        ct = [channel.method == "ct" for channel in settings.channels]
-        if not (self.settings.crop_to_body and all(ct) and volume.channels == len(ct)):
-            return None
-        codes = settings.axcodes(volume.grid)
-        upright = reorient_array(volume.data, volume.grid.axcodes, codes)
-        return body_box(upright, volume.grid.reoriented(codes))
-
-    def _axes(self, target: LabelTarget) -> tuple[LinearWeights, ...]:
-        """Return, for each of the axes Z, X and Y, which network voxels each target voxel is interpolated from."""
-        thick = target.thick_axis if self.settings.thick_slices == "nearest" else None
-        between = [
-            LinearWeights.from_axis_map(m, nearest=axis == thick) for axis, m in enumerate(target.maps)
-        ]
-        return tuple(between[axis] for axis in SLAB_FIRST)
-
     def read(self, source: Source) -> tuple[Volume, str]:
         """Read the image of a source.
 
@@ -543,48 +442,7 @@ class Predictor:
             DataError: The image cannot be read, or has another number of channels than the model.
             ConfigError: `max_memory` is too small to read it.
         """
-        if isinstance(source, Volume):
-            return source, "image"
-        if not isinstance(source, (Case, str, Path, Sequence)):
-            raise DataError(
-                f"image: found a {type(source).__name__}, expected a Volume, a path, a list of paths or a Case. Give an "
-                "array its grid: medseg.Volume(array[None], medseg.Grid.from_spacing(array.shape, spacing))."
-            )
-        if isinstance(source, Case):
-            case = source
-        else:
-            case = _case_of((source,) if isinstance(source, (str, Path)) else source)
-        self._require_channels(case)
-        self._check_size(case.images)
-        image, where = read_case_image(case), str(case.images[0])
-        files = [path.name for path in case.images]
-        check_against_model(image, self.saved.channel_names, self.saved.window, files, where)
-        return image, where
-
-    def _require_channels(self, case: Case) -> None:
-        """Raise `DataError` if a case lacks channels, unless the model was trained with such cases."""
-        if case.absent and self.saved.absent_channels == "refuse":
-            names = self.saved.channel_names
-            missing = ", ".join(names[index] for index in case.absent if index < len(names))
-            raise DataError(
-                f"{case.images[0]}: channels: found no file of {missing}, expected {len(names)} ({', '.join(names)}), because the model was "
-                "trained with complete cases. Give one file per channel, or use a model that was trained with data.absent_channels=zeros."
-            )
-
-    def _check_size(self, paths: Sequence[Path]) -> None:
-        """Raise `ConfigError` before reading a large image that exceeds the allowed memory by itself.
-
-        Smaller images are read: the memory plan then names the least memory that would suffice.
-        """
-        if self.max_memory is None:
-            return
-        voxels = sum(decoded_bytes(path) for path in paths if path.is_file())
-        needed = process_memory() + voxels
-        if voxels > _ALWAYS_READ and needed > self.max_memory:
-            raise ConfigError(
-                f"{paths[0]}: max_memory: found {format_size(self.max_memory)}, expected more than {format_size(needed, round_up=True)}, "
-                "which the process and the voxels of this image need together. Allow more memory."
-            )
+        return read_source(source, self.saved, self.max_memory)
 
     def __repr__(self) -> str:
         window = "x".join(map(str, self.saved.window))
@@ -595,12 +453,6 @@ class Predictor:
             f"Predictor({self.saved.name}: {self.saved.model['name']}, {len(self.saved.channel_names)} channel(s) "
             f"-> {self.labels.num_outputs} {kind}, window {window}, {self.device}, {precision}{after})"
         )
-
-
-def _case_of(paths: Sequence[str | Path | None]) -> Case:
-    """Return the case of some files, one per channel; None for a channel without a file."""
-    absent = tuple(index for index, path in enumerate(paths) if path is None)
-    return Case("image", tuple(Path(path) for path in paths if path is not None), absent=absent)
 
 
 def _temperatures(saved: SavedModel, labels: Labels) -> tuple[float, ...]:

@@ -16,7 +16,8 @@ import torch
 
 from medseg.data.datasets.cases import Case
 from medseg.errors import ModelError, warn_once
-from medseg.inference.predictor import Predictor, Source
+from medseg.inference.predictor import Predictor
+from medseg.inference.preparation.image_source import Source
 from medseg.inference.quality.assessment import Assessment
 from medseg.inference.sliding.labelling import LabelRule
 from medseg.inference.sliding.prepared_prediction import Note

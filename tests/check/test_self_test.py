@@ -9,7 +9,8 @@ import torch
 from medseg.check.self_test import LARGEST_EDGE, central_block, copies_of, differing_fractions, self_test
 from medseg.cli.main import main
 from medseg.data.datasets.phantom import phantom_case
-from medseg.inference.predictor import Predictor, Source
+from medseg.inference.predictor import Predictor
+from medseg.inference.preparation.image_source import Source
 from medseg.interop.nnunet.model import import_nnunet
 from medseg.io.files import write
 from medseg.labels.label_table import Labels

@@ -6,7 +6,7 @@ The model finds instances in each slice; `link_slices` links them to instances o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medseg.data.preprocessing.lazy_image import PreparedSlices
 from medseg.data.preprocessing.prepare import prepare
-from medseg.errors import ModelError, error_message
+from medseg.errors import ConfigError, ModelError, error_message
 from medseg.inference.instances.link_slices import link_slices
 from medseg.inference.sliding.window_network import WindowNetwork
 from medseg.labels.instances import Instances, Mask
@@ -25,6 +25,7 @@ from medseg.model_folder.settings import LinkSettings, SavedModel
 from medseg.models.base import Model
 from medseg.models.volumetric.slicewise import SliceWise
 from medseg.runtime.devices import autocast
+from medseg.runtime.memory import format_size
 from medseg.runtime.progress import Progress
 from medseg.volumes.grid import Grid, reorientation_like, world_positions
 from medseg.volumes.volume import Volume
@@ -202,6 +203,26 @@ def require_instance_model(model: Model, saved: SavedModel, labels: Labels) -> N
             raise ModelError(error_message(f"{saved.name}: ensemble", "finds no instances", fix=fix))
         fix = "Use a model of instance_unet*, mask_rcnn*, maskformer* or mask2former*; or evaluate the connected components of its label maps"
         raise ModelError(error_message(saved.model["name"], "finds no instances", fix=fix))
+
+
+def check_instance_settings(model: Model, saved: SavedModel, limits: Mapping[str, int | None]) -> None:
+    """Raise `ConfigError` unless a model can find instances with these settings.
+
+    Args:
+        model: The network.
+        saved: Settings of its model folder.
+        limits: Bytes of the limits of memory, by the name of their setting; None for no limit.
+    """
+    if saved.predict.engine != "torch":
+        raise ConfigError(
+            f"engine: found {saved.predict.engine}, expected torch for instances. Predict with engine=torch."
+        )
+    given = next((name for name, limit in limits.items() if limit is not None), None)
+    if given is not None and model.spatial_dims == 2:
+        raise ConfigError(
+            f"{given}: found {format_size(limits[given] or 0)}, expected no limit for instances of {saved.model['name']}, "
+            "which sees whole slices. Leave it out, or use a 3D model."
+        )
 
 
 def image_instances(

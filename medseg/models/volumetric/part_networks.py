@@ -15,7 +15,7 @@ class PartNetworks(Model):
     """A model that returns the logits of several networks one after the other.
 
     Each network has a background of its own, so its outputs are one part of the channels of the result. How they become one
-    label map is decided by `medseg.inference.parts.part_labels.PartsArgmax`.
+    label map is decided by `medseg.inference.part_labels.PartsArgmax`.
 
     Args:
         members: Networks with one input channel each and the same axes and divisor.

@@ -132,7 +132,7 @@ def test_an_image_larger_than_the_budget_is_not_read(make_predictor, tmp_path, m
     predictor = make_predictor()
     predictor.max_memory = 10**6
     monkeypatch.setattr("medseg.io.nifti.nifti_files._fill", None)
-    monkeypatch.setattr("medseg.inference.predictor._ALWAYS_READ", 10**6)
+    monkeypatch.setattr("medseg.inference.preparation.image_source._ALWAYS_READ", 10**6)
     with pytest.raises(ConfigError, match=r"zeros.nii.gz: max_memory: found 1 MB, expected more than"):
         predictor(tmp_path / "zeros.nii.gz")
 

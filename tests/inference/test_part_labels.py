@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medseg.errors import ConfigError, DataError, ModelError
-from medseg.inference.parts.part_labels import PartsArgmax, model_rule
+from medseg.inference.part_labels import PartsArgmax, model_rule
 from medseg.inference.sliding.labelling import FiniteCheck, NotFiniteError
 from medseg.labels.label_table import Labels
 from medseg.model_folder.settings import SavedModel
