@@ -16,12 +16,13 @@ from difflib import get_close_matches
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
+_Result = TypeVar("_Result")
 _MOST_COMPARED = 2000  # names of a folder that are compared with a wrong one
 _LINE_BREAKS = "\n\t"
 _JOINERS = "\u200c\u200d"  # part of ordinary words in several scripts
@@ -99,6 +100,27 @@ def cases_failed(
     return kind(
         f"{where}: {len(failures):,} of {cases:,} case{'s' * (cases != 1)} cannot be used:{lines}\n{fix}"
     )
+
+
+def all_results(outcomes: Sequence[_Result | MedsegError], where: str | Path, fix: str) -> list[_Result]:
+    """Return the results of all cases, or raise an error that lists those that failed.
+
+    Args:
+        outcomes: The result or the error of each case.
+        where: The dataset.
+        fix: One imperative sentence.
+
+    Returns:
+        The results, in the same order.
+
+    Raises:
+        CasesFailedError: A case failed.
+        ResourceError: All cases that failed did so for a lack of memory or a killed process.
+    """
+    failures = [outcome for outcome in outcomes if isinstance(outcome, MedsegError)]
+    if failures:
+        raise cases_failed(where, failures, len(outcomes), fix)
+    return [outcome for outcome in outcomes if not isinstance(outcome, MedsegError)]
 
 
 class DataWarning(UserWarning):

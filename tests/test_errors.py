@@ -3,10 +3,13 @@ from __future__ import annotations
 import pytest
 
 from medseg.errors import (
+    CasesFailedError,
     ConfigError,
     DataError,
     MedsegError,
     ModelError,
+    ResourceError,
+    all_results,
     collected_warnings,
     did_you_mean,
     error_message,
@@ -72,3 +75,15 @@ def test_messages_show_the_control_characters_of_files() -> None:
 
 def test_a_warning_of_a_library_keeps_its_place():
     assert format_warning("old.", UserWarning, "file.py", 3) == "file.py:3: UserWarning: old.\n"
+
+
+def test_the_results_of_cases_are_returned_in_order_or_all_failures_are_listed() -> None:
+    assert all_results([3, 1, 2], "data", "Fix them.") == [3, 1, 2]
+    failures = [DataError("case a: no label."), ResourceError("case c: no memory.")]
+    with pytest.raises(
+        CasesFailedError,
+        match=r"data: 2 of 3 cases .*\n  case a: no label\.\n  case c: no memory\.\nFix them\.",
+    ):
+        all_results([failures[0], 1, failures[1]], "data", "Fix them.")
+    with pytest.raises(ResourceError, match="1 of 2 cases"):
+        all_results([1, failures[1]], "data", "Fix them.")

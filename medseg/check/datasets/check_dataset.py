@@ -16,7 +16,7 @@ from medseg.cluster.case_map import CaseExecutor
 from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
 from medseg.data.datasets.splits import Split, k_fold, read_splits, subjects_of
 from medseg.data.preprocessing.case_memory import measuring_bytes
-from medseg.errors import DataError, MedsegError, cases_failed, no_such_path
+from medseg.errors import DataError, all_results, no_such_path
 from medseg.labels.label_table import Labels
 from medseg.runtime.progress import Progress
 
@@ -154,10 +154,8 @@ def check_cases(
         partial(measuring_bytes, channels=len(channel_names) or 1),
         options.progress,
     )
-    failures = [outcome for outcome in outcomes if isinstance(outcome, MedsegError)]
-    if failures:  # what is wrong with a file is a finding, so the memory did not suffice
-        raise cases_failed(root, failures, len(cases), "Check these cases by themselves.")
-    return tuple(outcome for outcome in outcomes if not isinstance(outcome, MedsegError))
+    # What is wrong with a file is a finding, so the memory did not suffice for a case that failed.
+    return tuple(all_results(outcomes, root, "Check these cases by themselves."))
 
 
 def _split_findings(dataset: Dataset, cases: Sequence[CheckedCase], options: CheckOptions) -> list[Finding]:

@@ -12,7 +12,7 @@ from medseg.data.fingerprint.fingerprint import CaseMeasures, Fingerprint, saved
 from medseg.data.fingerprint.measure_case import case_histograms, is_unchanged
 from medseg.data.preprocessing.case_memory import measuring_bytes
 from medseg.data.preprocessing.histogram import Histogram, IntensityStatistics, pool_histograms
-from medseg.errors import DataError, MedsegError, cases_failed
+from medseg.errors import DataError, all_results
 from medseg.labels.label_table import Labels
 from medseg.runtime.progress import Progress
 
@@ -64,12 +64,9 @@ def training_intensities(
         partial(measuring_bytes, channels=count),
         progress,
     )
-    failures = [outcome for outcome in outcomes if isinstance(outcome, MedsegError)]
-    if failures:
-        raise cases_failed(dataset.root, failures, len(rest), "Fix them, or remove them from the dataset.")
-    for case, outcome in zip(rest, outcomes, strict=True):
-        assert not isinstance(outcome, MedsegError)
-        found[case.id] = [outcome[channel] for channel in channels] if outcome else []
+    results = all_results(outcomes, dataset.root, "Fix them, or remove them from the dataset.")
+    for case, result in zip(rest, results, strict=True):
+        found[case.id] = [result[channel] for channel in channels] if result else []
     histograms = [found[case.id] for case in dataset.cases if found[case.id]]
     if not histograms:
         raise DataError("labels: found no foreground voxel in any training case. Check the label maps.")

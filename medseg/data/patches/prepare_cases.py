@@ -35,7 +35,7 @@ from medseg.data.preprocessing.prepare import (
     prepare_probabilities,
 )
 from medseg.data.preprocessing.training_data import ImageMeasures, annotated_volumes, measure_image
-from medseg.errors import DataError, MedsegError, cases_failed
+from medseg.errors import DataError, MedsegError, all_results
 from medseg.io.companions.companion_files import companion_files
 from medseg.io.file_content import permission_denied
 from medseg.io.files import suffix_of
@@ -318,11 +318,8 @@ def stored_or_raise(folder: Path, outcomes: Sequence[StoredCase | MedsegError]) 
         CasesFailedError: A case failed.
         ResourceError: The memory did not suffice for a case.
     """
-    failures = [outcome for outcome in outcomes if isinstance(outcome, MedsegError)]
-    if failures:
-        fix = "Fix them, or remove them from the dataset, and start again; the other cases stay prepared."
-        raise cases_failed(f"preparation in {folder}", failures, len(outcomes), fix)
-    return [outcome for outcome in outcomes if not isinstance(outcome, MedsegError)]
+    fix = "Fix them, or remove them from the dataset, and start again; the other cases stay prepared."
+    return all_results(outcomes, f"preparation in {folder}", fix)
 
 
 def _with_companions(file: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from medseg.data.fingerprint.fingerprint import Fingerprint, saved_fingerprint
 from medseg.data.fingerprint.measure_case import MeasuredCase, is_unchanged, measure_case
 from medseg.data.preprocessing.case_memory import measuring_bytes
 from medseg.data.preprocessing.histogram import Histogram, IntensityStatistics, pool_histograms
-from medseg.errors import DataError, MedsegError, cases_failed
+from medseg.errors import DataError, all_results
 from medseg.labels.label_table import Labels, unnamed_label
 from medseg.planning.fingerprint.findings import find
 from medseg.runtime.formatting import pluralise
@@ -86,10 +86,7 @@ def _measured(
         partial(measuring_bytes, channels=channels),
         progress,
     )
-    failures = [outcome for outcome in outcomes if isinstance(outcome, MedsegError)]
-    if failures:
-        raise cases_failed(dataset.root, failures, len(cases), "Fix them, or remove them from the dataset.")
-    return [outcome for outcome in outcomes if not isinstance(outcome, MedsegError)]
+    return all_results(outcomes, dataset.root, "Fix them, or remove them from the dataset.")
 
 
 def _assembled(dataset: Dataset, measured: Sequence[MeasuredCase]) -> Fingerprint:
