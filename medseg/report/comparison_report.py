@@ -52,11 +52,8 @@ def write_comparison_report(
         for one, scores in zip(comparison.runs, comparison.scores, strict=True)
         if one is not best
     ]
-    sources = {case.id: case for case in cases}
     page = ReportPage(comparison.cases, max_bytes, progress)
-    rows = [
-        {**row, **page.add(sources.get(row["id"], ReportCase(row["id"])))} for row in _case_rows(comparison)
-    ]
+    rows = page.with_viewers(_case_rows(comparison), cases)
     page.write(
         path,
         "comparison.html.j2",

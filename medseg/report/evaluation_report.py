@@ -72,9 +72,8 @@ def write_evaluation_report(
         DataError: The file cannot be written.
     """
     table = result.table if isinstance(result, FoldTable) else result
-    sources = {case.id: case for case in cases}
     page = ReportPage(len(table.cases), max_bytes, progress)
-    rows = [{**row, **page.add(sources.get(row["id"], ReportCase(row["id"])))} for row in _case_rows(table)]
+    rows = page.with_viewers(_case_rows(table), cases)
     page.write(
         path,
         "evaluation.html.j2",

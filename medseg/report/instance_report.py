@@ -54,9 +54,8 @@ def write_instance_report(
     Raises:
         DataError: The file cannot be written.
     """
-    sources = {case.id: case for case in cases}
     page = ReportPage(len(table.cases), max_bytes, progress)
-    rows = [{**row, **page.add(sources.get(row["id"], ReportCase(row["id"])))} for row in _case_rows(table)]
+    rows = page.with_viewers(_case_rows(table), cases)
     colours = {
         name: context.colours.get(name, distinct_colour(place)) for place, name in enumerate(table.labels, 1)
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,21 @@ class ReportPage:
             "view": view,
             "notes": list(case.notes),
         }
+
+    def with_viewers(
+        self, rows: Iterable[Mapping[str, Any]], cases: Iterable[ReportCase]
+    ) -> list[dict[str, Any]]:
+        """Add the viewers of cases to the page, in the order of its rows.
+
+        Args:
+            rows: Values of each row for the template, with the ``id`` of its case.
+            cases: Where the volumes of the cases are; a row without a case here has no viewer.
+
+        Returns:
+            The rows with what `add` returns for their cases.
+        """
+        sources = {case.id: case for case in cases}
+        return [{**row, **self.add(sources.get(row["id"], ReportCase(row["id"])))} for row in rows]
 
     def write(self, path: str | Path, template: str, **values: Any) -> None:
         """Write the page atomically.
