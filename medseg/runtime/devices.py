@@ -5,13 +5,35 @@ from __future__ import annotations
 from typing import Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from medseg.errors import ConfigError
 
 Network = TypeVar("Network", bound=nn.Module)
 Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 _FIRST_TENSOR_CORES = (7, 0)  # compute capability of the first devices that multiply float16 in Tensor Cores
+
+
+class HostCopy:
+    """A tensor on its way to the host, which is copied in the background if it is on a CUDA device.
+
+    Args:
+        tensor: The tensor; one that is on the host already is not copied.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._copied = tensor, None
+        if tensor.is_cuda:  # pragma: gpu
+            self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._tensor.copy_(tensor, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def tensor(self) -> Tensor:
+        """Return the tensor on the host as soon as it has arrived."""
+        if self._copied is not None:  # pragma: gpu
+            self._copied.synchronize()
+        return self._tensor
 
 
 def best_device() -> torch.device:

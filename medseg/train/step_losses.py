@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from medseg.runtime.devices import HostCopy
+
 
 class StepLosses:
     """Losses on their way from the device to the host.
@@ -24,7 +26,7 @@ class StepLosses:
 
     def __init__(self, device: torch.device) -> None:
         self.lag = 1 if device.type == "cuda" else 0
-        self._pending: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
+        self._pending: deque[tuple[int, HostCopy]] = deque()
 
     def add(self, step: int, loss: Tensor) -> None:
         """Start to copy the loss of a step.
@@ -33,19 +35,10 @@ class StepLosses:
             step: Number of the step.
             loss: Loss `()`, on the device.
         """
-        if loss.device.type == "cuda":  # pragma: gpu
-            copied = torch.empty(loss.shape, dtype=loss.dtype, pin_memory=True)
-            copied.copy_(loss, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
-            self._pending.append((step, copied, arrived))
-        else:
-            self._pending.append((step, loss, None))
+        self._pending.append((step, HostCopy(loss)))
 
     def read(self, *, everything: bool = False) -> Iterator[tuple[int, float]]:
         """Yield step and loss, in order; the newest ones only with `everything`, which waits for the device."""
         while len(self._pending) > (0 if everything else self.lag):
-            step, loss, arrived = self._pending.popleft()
-            if arrived is not None:  # pragma: gpu
-                arrived.synchronize()
-            yield step, float(loss)
+            step, loss = self._pending.popleft()
+            yield step, float(loss.tensor())

@@ -86,3 +86,15 @@ def test_only_a_float16_that_nobody_asked_for_has_something_safer():
 
 def test_auto_on_another_device_is_exact():
     assert devices.resolve_precision("auto", torch.device("mps"), 3) == torch.float32
+
+
+def test_a_copy_of_a_tensor_on_the_host_is_the_tensor_itself():
+    tensor = torch.arange(6)
+    assert devices.HostCopy(tensor).tensor() is tensor
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_tensor_is_copied_from_a_device():
+    tensor = torch.arange(6, device="cuda")
+    assert devices.HostCopy(tensor).tensor().tolist() == list(range(6))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from medseg.inference.sliding.labelling import FiniteCheck, LabelRule
 from medseg.inference.sliding.to_file_grid import LinearWeights, lerp_in_place, split_slices
+from medseg.runtime.devices import HostCopy
 
 VALUES_AT_ONCE = 1 << 24
 """Logits that are interpolated at once: 64 MiB, of which a few copies are held."""
@@ -79,7 +80,7 @@ class _Labels:
         self._values = rule.values.astype(out.dtype)
         self._out = out
         self._table: Tensor | None = None
-        self._pending: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
+        self._pending: deque[tuple[int, HostCopy]] = deque()
 
     def write(self, first: int, classes: Tensor) -> None:
         """Start to write slices from `first` on; earlier ones are written completely."""
@@ -89,14 +90,7 @@ class _Labels:
             signed = np.dtype(f"{'u' if self._values.itemsize == 1 else 'i'}{self._values.itemsize}")
             self._table = torch.from_numpy(self._values.view(signed)).to(classes.device)
         labels = self._table[classes.long()]
-        if labels.is_cuda:  # pragma: gpu
-            host = torch.empty(labels.shape, dtype=labels.dtype, pin_memory=True)
-            host.copy_(labels, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
-            self._pending.append((first, host, copied))
-        else:
-            self._pending.append((first, labels, None))
+        self._pending.append((first, HostCopy(labels)))
         self._complete(keep=_LABEL_SLICES)
 
     def finish(self) -> None:
@@ -105,10 +99,9 @@ class _Labels:
 
     def _complete(self, keep: int) -> None:
         while len(self._pending) > keep:
-            first, labels, copied = self._pending.popleft()
-            if copied is not None:  # pragma: gpu
-                copied.synchronize()
-            self._out[first : first + len(labels)] = labels.numpy().view(self._out.dtype)
+            first, copy = self._pending.popleft()
+            labels = copy.tensor().numpy().view(self._out.dtype)
+            self._out[first : first + len(labels)] = labels
 
 
 _LABEL_SLICES = 256  # copies that may be under way, of a byte or two per voxel
