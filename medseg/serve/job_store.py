@@ -24,6 +24,7 @@ from medseg.storage.json_files import read_object
 
 RECORD = "job.json"
 MOST_STARTS = 3
+_CLAIM = 16 * 2**20  # bytes that are reserved ahead for data of unknown size
 _RESULTS = {RECORD, OUTPUT, REPORT}
 
 
@@ -111,6 +112,22 @@ class JobStore:
                     "the upload. Delete finished jobs, or try again later.",
                 )
             self._sizes[job_id] = size
+
+    def claim_beyond(self, job_id: str, received: int) -> int:
+        """Reserve disk space for data of unknown size, some megabytes more than have arrived.
+
+        Args:
+            job_id: The job.
+            received: Bytes that have arrived.
+
+        Returns:
+            The bytes that are reserved now; nothing has to be reserved until they have arrived.
+
+        Raises:
+            RequestRefused: The quota or the disk does not suffice.
+        """
+        self.claim_space(job_id, received + _CLAIM)
+        return received + _CLAIM
 
     @property
     def free_space(self) -> int:

@@ -88,6 +88,16 @@ def test_uploads_beyond_the_quota_are_refused_until_space_is_free(tmp_path: Path
     assert store.free_space == 4_000
 
 
+def test_space_for_data_of_unknown_size_is_reserved_ahead(tmp_path: Path) -> None:
+    store = store_of(tmp_path, max_disk=20 * 2**20)
+    job = store.create("a")
+    reserved = store.claim_beyond(job.id, 2**20)
+    assert reserved == 17 * 2**20
+    assert store.free_space == 20 * 2**20 - reserved
+    with pytest.raises(RequestRefused, match="left for jobs"):
+        store.claim_beyond(job.id, reserved)
+
+
 def test_more_than_the_disk_holds_is_refused(tmp_path: Path) -> None:
     store = store_of(tmp_path, max_disk=10**30)
     with pytest.raises(RequestRefused, match="left for jobs") as refused:

@@ -18,7 +18,6 @@ from medseg.serve.refusals import RequestRefused
 _PATIENCE = 5.0  # seconds for the thread to end, which may wait for the server
 _DELETED = 404
 _LOCAL = "the files of this job cannot be written or read, often because the disk is full. Ask the administrator of the service."
-_CLAIM = 16 * 2**20  # bytes that are reserved at a time
 
 
 class _TransferEnded(MedsegError):
@@ -114,8 +113,7 @@ class Transfers:
                     f"series: not retrieved within {settings.timeout:.0f} seconds, the limit of the service. Try again later."
                 )
             if received > claimed:
-                claimed = received + _CLAIM
-                self._store.claim_space(job.id, claimed)
+                claimed = self._store.claim_beyond(job.id, received)
             else:
                 self._store.get(job.id)  # raises if it was deleted
 

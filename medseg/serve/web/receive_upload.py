@@ -19,7 +19,6 @@ from medseg.serve.web.multipart_stream import MultipartStream
 from medseg.storage.atomic import is_full
 
 _FORM = 64 * 1024  # bytes of a form besides its file
-_CLAIM = 16 * 2**20  # bytes that are reserved at a time if the size of the upload is unknown
 _TEMPORARY = "upload"
 
 
@@ -98,8 +97,7 @@ async def _read_body(
             if received > limit + _FORM:
                 raise _too_large(limit)
             if received > claimed:
-                claimed = received + _CLAIM
-                await run_in_threadpool(service.store.claim_space, job.id, claimed)
+                claimed = await run_in_threadpool(service.store.claim_beyond, job.id, received)
             form.feed(chunk)
     except ClientDisconnect:
         expected = "" if length is None else f" of {length:,}"
