@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
+from medseg.io.file_content import DEFLATE_LIMIT
 from medseg.runtime.out_of_memory import is_out_of_memory
 
 PALETTE_SUFFIXES = (".png", ".bmp")
-_DEFLATE_LIMIT = 1100  # packed data cannot expand to more than about 1032 times their size
 _BMP_LIMIT = 128  # pixels per byte of a bitmap, which run-length coding reaches
 _PNG, _GREY, _PALETTE, _GREY_WITH_ALPHA = b"\x89PNG\r\n\x1a\n", 0, 3, 4
 
@@ -95,9 +95,9 @@ def _sixteen_bits(path: Path, head: bytes) -> NDArray[np.uint16]:
 
     width, height = (int.from_bytes(head[place : place + 4], "big") for place in (16, 20))
     content = path.read_bytes()
-    if width * height * 4 > len(content) * _DEFLATE_LIMIT:
+    if width * height * 4 > len(content) * DEFLATE_LIMIT:
         raise DataError(
-            f"{path}: found {len(content)} bytes, expected at least {width * height * 4 // _DEFLATE_LIMIT} for {width}x{height} pixels. "
+            f"{path}: found {len(content)} bytes, expected at least {width * height * 4 // DEFLATE_LIMIT} for {width}x{height} pixels. "
             "Copy the file again."
         )
     try:

@@ -10,7 +10,7 @@ from statistics import median
 from medseg.data.fingerprint.fingerprint import Fingerprint
 from medseg.errors import ConfigError
 from medseg.planning.nnunet.configurations import Configurations
-from medseg.planning.nnunet.presets import REFERENCE_BATCH, Preset, widths
+from medseg.planning.nnunet.presets import LEAST_BATCH, Preset, widths
 from medseg.planning.nnunet.sizing import NetworkSize
 from medseg.planning.nnunet.small_datasets import STAGES_FOR_DEEP_SUPERVISION
 from medseg.planning.nnunet.spacing import THICK_SLICES
@@ -23,7 +23,6 @@ FEW_SLICES = 32
 """Slices up to which a volume of thick slices is planned in 2D: a 3D network can hardly pool across them."""
 _FEW_VOXELS = 100  # of a label at a low resolution, below which the full resolution is planned
 _BATCH_VOXELS = 1 << 16  # of a batch, where a step takes long
-_LEAST_BATCH = 2
 _LEAST_PATCH = {2: 64**2, 3: 32**3}  # voxels, below which a patch sees too little
 _NARROWER = 2  # divisor of the channels: a quarter of the arithmetic
 
@@ -54,7 +53,7 @@ class NetworkCost:
         """Return the patches per step: the planned ones or, without a GPU, as few as make steps short."""
         if self.length.on_gpu:
             return planned
-        return min(planned, max(_LEAST_BATCH, _BATCH_VOXELS // prod(patch)))
+        return min(planned, max(LEAST_BATCH, _BATCH_VOXELS // prod(patch)))
 
     def forward_flops(self, topology: Topology) -> int:
         """Return the floating-point operations of the forward pass of one patch, two per multiplication."""
@@ -123,8 +122,8 @@ def fitting_gib(size_within: Callable[[float], NetworkSize], gib: float, cost: N
 def _gib_of(size: NetworkSize, preset: Preset) -> float:
     """Return the memory that holds the smallest batch of a network."""
     dims = len(size.patch)
-    share = 1.0 if preset.residual else _LEAST_BATCH / REFERENCE_BATCH[dims]
-    return preset.memory_gib * size.feature_map_values * share / preset.maps_within(dims, None)
+    full = preset.maps_within(dims, None)
+    return preset.memory_gib * size.feature_map_values * preset.least_share(dims) / full
 
 
 def reason_for_2d(spacing: Sequence[float], median_shape: Sequence[float]) -> str | None:

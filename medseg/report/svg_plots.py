@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medseg.evaluation.calibration.reliability import Bin
 from medseg.evaluation.statistics.agreement import Agreement
 from medseg.labels.colours import Colour, colour_to_css
+from medseg.runtime.formatting import shortened
 
 _WIDTH, _ROW, _LEFT, _RIGHT = 760, 26, 190, 20
 _INK, _GRID, _PALE = "#2d3748", "#e2e8f0", "#cbd5e0"
@@ -45,7 +46,7 @@ def strip_plot(
     for row, (name, by_case) in enumerate(values.items()):
         y = _ROW * row + _ROW / 2 + 4
         known = {case: value for case, value in by_case.items() if math.isfinite(value)}
-        shown = name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
+        shown = shortened(name, _NAME_LENGTH)
         parts.append(
             f'<text x="{_LEFT - 12}" y="{y + 4:.1f}" text-anchor="end"><title>{escape(name)}</title>{escape(shown)}</text>'
         )

@@ -15,7 +15,7 @@ from medseg.check.cases.file_findings import read_file
 from medseg.check.cases.label_findings import first_index, fragments, label_values, value_findings
 from medseg.check.finding import Finding, relative_name
 from medseg.data.datasets.cases import Case
-from medseg.data.datasets.read_case import LARGEST_EXACT, read_case_label, repaired_values
+from medseg.data.datasets.read_case import LARGEST_EXACT, LARGEST_ID, read_case_label, repaired_values
 from medseg.errors import DataError
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import format_number, pluralise
@@ -25,7 +25,6 @@ from medseg.volumes.orientation import AXES, reorient_array
 from medseg.volumes.plausible import format_dimensions
 from medseg.volumes.volume import Volume
 
-_LARGEST_ID = 2**31 - 1
 _SAMPLES = 100_000
 
 
@@ -268,7 +267,7 @@ def _check_instances(work: _Work, grid: Grid | None) -> Volume | None:
     if values.whole is None:
         return None
     low, high = int(values.whole.min()), int(values.whole.max())
-    if low < 0 or high > _LARGEST_ID:
+    if low < 0 or high > LARGEST_ID:
         work.add("INSTANCES_INVALID", path, "ids", f"{low} to {high}")
     elif high == 0:
         work.add("LABEL_EMPTY", path, "voxels", "0 instances", "at least one instance")

@@ -22,7 +22,8 @@ from medseg.volumes.alignment import align_to_grid
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
 
-_LARGEST_ID = 2**31 - 1
+LARGEST_ID = 2**31 - 1
+"""Largest number of an instance in a file."""
 ROUNDED_WITHIN = 0.1
 """Largest distance to a whole number at which a repair may round label values."""
 _PROBABILITY_ERROR = 0.01  # of stored probabilities and of their sum
@@ -298,9 +299,9 @@ def read_case_instances(case: Case, grid: Grid | None = None) -> Volume:
     grid = grid or case.reading.read_grid(case.images[0])
     volume = _aligned_labels(case, case.instances, grid, "instance map")
     low, high = int(volume.data.min()), int(volume.data.max())
-    if low < 0 or high > _LARGEST_ID:
+    if low < 0 or high > LARGEST_ID:
         raise DataError(
-            f"{case.instances}: found ids {low} to {high}, expected 0 to {_LARGEST_ID}. Renumber the instances."
+            f"{case.instances}: found ids {low} to {high}, expected 0 to {LARGEST_ID}. Renumber the instances."
         )
     return Volume(volume.data.astype(np.int32), grid, "label")
 

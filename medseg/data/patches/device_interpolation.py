@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_EVEN_WITHIN = 1e-6  # rounding of shares that are equal in exact arithmetic
+from medseg.data.patches.interpolation import EVEN_WITHIN
 
 
 def on_host(tensor: Tensor) -> bool:
@@ -51,7 +51,7 @@ def _largest_share(corners: list[Tensor], weights: list[Tensor]) -> Tensor:
         share = torch.zeros_like(best)
         for value, weight in zip(corners, weights, strict=True):
             share = share + weight * (value == candidate)
-        even = (share - best).abs() <= _EVEN_WITHIN
+        even = (share - best).abs() <= EVEN_WITHIN
         wins = torch.where(even, candidate < winner, share > best)
         winner, best = torch.where(wins, candidate, winner), torch.where(wins, share, best)
     return winner

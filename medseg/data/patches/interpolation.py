@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-_EVEN_WITHIN = 1e-6  # rounding of shares that are equal in exact arithmetic
+EVEN_WITHIN = 1e-6
+"""Rounding of shares that are equal in exact arithmetic."""
 
 
 def sampling_grid(
@@ -164,6 +165,6 @@ def _largest_id_share(corners: list[Tensor], fractions: list[Tensor]) -> Tensor:
     winner, best = sorted_ids[0], torch.full(sorted_ids.shape[1:], -1.0)
     for candidate in sorted_ids:
         share = (shares * (sorted_ids == candidate)).sum(0)
-        wins = share > best + _EVEN_WITHIN
+        wins = share > best + EVEN_WITHIN
         winner, best = torch.where(wins, candidate, winner), torch.where(wins, share, best)
     return winner

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError, warn_once
-from medseg.io.file_content import permission_denied
+from medseg.io.file_content import DEFLATE_LIMIT, permission_denied
 from medseg.io.gzip_stream import GzipStream, Stream, compressing, opened, skip
 from medseg.io.nifti.nifti_geometry import UNITS_MASK, Placement, in_mm, placement
 from medseg.io.nifti.nifti_header import NiftiFile, open_nifti
@@ -30,7 +30,6 @@ _GEOMETRY_FIELDS = (
 )
 _CHUNK_BYTES = 16 << 20
 _INTEGERS = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")
-_DEFLATE_LIMIT = 1100  # a .gz file cannot expand to more than about 1032 times its size
 _NIFTI1_LARGEST_AXIS = 32767
 
 
@@ -292,7 +291,7 @@ def _is_scaled(file: NiftiFile) -> bool:
 def _check_size(file: NiftiFile) -> None:
     """Raise for a header that claims more voxels than its file can hold, before memory is allocated."""
     size = file.voxel_file.stat().st_size
-    limit = size * _DEFLATE_LIMIT if file.packed else size
+    limit = size * DEFLATE_LIMIT if file.packed else size
     if file.offset > limit:
         raise DataError(
             f"{file.path}: vox_offset: found {file.offset}, expected a byte of the file, which has {size}. Copy the file again or "

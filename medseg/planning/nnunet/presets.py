@@ -13,6 +13,7 @@ PresetName = Literal["unet", "resenc", "resenc-m", "resenc-l", "resenc-xl"]
 _FIRST_WIDTH = 32
 _WIDEST = {2: 512, 3: 320}
 REFERENCE_BATCH = {2: 12, 3: 2}
+LEAST_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,17 @@ class Preset:
         """
         maps = self.maps_2d if dims == 2 else self.maps_3d
         return maps * (self.memory_gib if memory_gib is None else memory_gib) / self.memory_gib
+
+    def least_share(self, dims: int) -> float:
+        """Return the smallest batch as a share of the batch whose feature maps are compared with the memory.
+
+        Args:
+            dims: Number of spatial axes, 2 or 3.
+
+        Returns:
+            The share. The residual presets compare a single image, regardless of the reference batch.
+        """
+        return 1.0 if self.residual else LEAST_BATCH / REFERENCE_BATCH[dims]
 
     def blocks(self, num_stages: int) -> tuple[int, ...]:
         """Return the convolutions or residual blocks of each encoder stage.

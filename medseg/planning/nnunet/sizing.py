@@ -10,11 +10,10 @@ from typing import Literal
 import numpy as np
 
 from medseg.errors import ConfigError
-from medseg.planning.nnunet.presets import REFERENCE_BATCH, Preset, feature_map_values
+from medseg.planning.nnunet.presets import LEAST_BATCH, REFERENCE_BATCH, Preset, feature_map_values
 from medseg.planning.nnunet.topology import Topology, plan_topology
 
 _FIRST_PATCH = {2: 2048, 3: 256}  # voxels along each axis of an isotropic patch, before it is shrunk
-_LEAST_BATCH = 2
 BatchLimit = Literal["memory", "voxels", "cases", "least"]
 
 
@@ -88,9 +87,7 @@ def size_network(
     budget, reference_batch = preset.maps_within(dims, memory_gib), REFERENCE_BATCH[dims]
     topology = plan_topology(spacing, first_patch(spacing, median_shape))
     values = feature_map_values(topology, num_labels, preset)
-    # The residual presets compare a single image with the budget, regardless of the reference batch.
-    share = 1.0 if preset.residual else _LEAST_BATCH / reference_batch
-    while values * share > budget:
+    while values * preset.least_share(dims) > budget:
         topology = plan_topology(spacing, _shrunk(topology, spacing, median_shape))
         values = feature_map_values(topology, num_labels, preset)
     batch, limit = _batch_size(
@@ -123,7 +120,7 @@ def _batch_size(
     """Return the number of patches per step and what limits it."""
     by_memory = round(budget / values * reference_batch)
     by_voxels = round(most_voxels / prod(patch))
-    batch = max(min(by_memory, by_voxels), _LEAST_BATCH)
+    batch = max(min(by_memory, by_voxels), LEAST_BATCH)
     if batch > min(by_memory, by_voxels):
         return batch, "least"
     return batch, "memory" if by_memory <= by_voxels else "voxels"

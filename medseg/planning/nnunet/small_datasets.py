@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from medseg.planning.nnunet.presets import Preset, feature_map_values
+from medseg.planning.nnunet.presets import LEAST_BATCH, Preset, feature_map_values
 from medseg.planning.nnunet.sizing import NetworkSize
 from medseg.planning.nnunet.topology import SAME_SCALE, SMALLEST_EDGE, Topology, plan_topology
 
-_LEAST_BATCH = 2
 STAGES_FOR_DEEP_SUPERVISION = 3
 
 
@@ -32,7 +31,7 @@ def adapted_to_small_data(size: NetworkSize, cases: int, num_labels: int, preset
         size = replace(
             size, topology=topology, feature_map_values=feature_map_values(topology, num_labels, preset)
         )
-    most = max(cases, _LEAST_BATCH)
+    most = max(cases, LEAST_BATCH)
     return replace(size, batch_size=most, batch_limit="cases") if size.batch_size > most else size
 
 
