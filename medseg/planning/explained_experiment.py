@@ -254,8 +254,9 @@ def _patch_size(p: Proposal, other: OtherModel | None) -> list[int]:
 def _augment(f: Fingerprint, p: Proposal) -> ExplainedValues:
     tree: dict[str, Explained | ExplainedValues] = {}
     if not _has_any_pose(p):
-        # If the patch has axis 0 of the volume, it is also axis 0 of the patch.
-        tree["mirror_axes"] = Explained(_mirrored(f, p), _SIDES_ALONE)
+        before = [p.slice_axis] if p.dims == 2 else []  # axes of the volume that the patch does not have
+        axes = [axis - sum(one < axis for one in before) for axis in _mirrored(f, p)]
+        tree["mirror_axes"] = Explained(axes, _SIDES_ALONE)
     if p.dims == 2:
         tree["rotate_degrees"] = _rotation(p, elongated=max(p.patch) / min(p.patch) > _ELONGATED)
     elif max(p.patch) / p.patch[p.slice_axis] > _DUMMY_2D:
@@ -283,9 +284,9 @@ def _has_any_pose(p: Proposal) -> bool:
 
 def _mirrored(f: Fingerprint, p: Proposal) -> list[int]:
     """Return the mirrored axes of the volume: axes of the patch along which no left and right labels or regions differ."""
-    opposite = opposite_axes((*f.labels, *f.regions), _ORIENTATION)
+    opposite = opposite_axes((*f.labels, *f.regions), p.orientation)
     across = (p.slice_axis,) if p.dims == 2 else ()
-    axes = range(3) if _has_any_pose(p) else (0,)
+    axes = [axis for axis, code in enumerate(p.orientation) if _has_any_pose(p) or code in "LR"]
     return [axis for axis in axes if axis not in (*opposite, *across)]
 
 

@@ -27,7 +27,13 @@ from medseg.planning.explained_experiment import (
 from medseg.planning.fingerprint.measure import fingerprint
 from medseg.planning.memory_budget import choose_budget
 from medseg.planning.nnunet.spacing import THICK_SLICES
-from medseg.planning.plan_from_model import Start, adopted_proposal, fine_tuning_length, with_start
+from medseg.planning.plan_from_model import (
+    Start,
+    adopted_proposal,
+    fine_tuning_length,
+    fitted_to_time,
+    with_start,
+)
 from medseg.planning.plan_options import PlanOptions
 from medseg.planning.propose import Kind, Proposal, propose
 from medseg.planning.training_length import TrainingLength
@@ -35,6 +41,7 @@ from medseg.runtime.formatting import percent, pluralise, single_line
 from medseg.runtime.progress import Progress
 from medseg.storage.atomic import write_text
 from medseg.train.timing.step_estimate import forward_flops
+from medseg.volumes.orientation import AXES
 
 _MOST_WARNINGS = 5
 _TRAIN_COMMAND = (
@@ -184,8 +191,9 @@ def _fine_tuning_plan(
     length = fine_tuning_length(on_gpu=budget.on_gpu, steps=options.steps, time=options.time)
     kind: Kind = "2d" if start.dims == 2 else "3d"
     planned = propose(measured, options.chosen_preset, budget, kind, length)
-    proposal = adopted_proposal(measured, planned, start)
-    other = _other_model(start.model, measured, proposal, start.options)
+    adopted = adopted_proposal(measured, planned, start)
+    other = _other_model(start.model, measured, adopted, start.options)
+    proposal = fitted_to_time(adopted, start, other)
     tree = explained_experiment(measured, proposal, source, other)
     tree = with_start(tree, measured, proposal, start, dataset, requested=bool(options.steps or options.time))
     heading = _heading(measured, proposal, other, start=start)
@@ -242,6 +250,11 @@ def _heading(
     start: Start | None = None,
 ) -> str:
     """Return the comment at the top of a plan; `cascade` holds the commands of both stages of a cascade."""
+    codes = AXES if start is None else start.orientation(f)
+    if codes == AXES:
+        axes = "Axes are X, Y, Z in RAS+."
+    else:
+        axes = "Axes are those of each file." if codes is None else f"Axes have the orientation {codes}."
     lines = [
         f"Plan for {single_line(f.dataset)}: {pluralise(len(f.cases), 'case')}, {pluralise(len(f.channel_names), 'channel')} "
         f"({single_line(', '.join(f.channel_names))}), "
@@ -254,7 +267,7 @@ def _heading(
         "",
         *(cascade or [_TRAIN_COMMAND]),
         "",
-        "You can edit every value. Axes are X, Y, Z in RAS+.",
+        f"You can edit every value. {axes}",
     ]
     return "\n".join(lines)
 

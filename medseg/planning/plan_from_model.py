@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.data.datasets.cases import Dataset
 from medseg.data.fingerprint.fingerprint import Fingerprint
+from medseg.data.settings import Axis
 from medseg.errors import ConfigError
 from medseg.labels.label_table import Labels
 from medseg.model_folder.settings import SavedModel
@@ -18,10 +19,13 @@ from medseg.models.catalog import MODELS, parse_options
 from medseg.models.pretrained.config import is_published_name
 from medseg.models.unet.config import UNetOptions
 from medseg.planning.commented_yaml import Explained, ExplainedValues
-from medseg.planning.explained_experiment import normalization_methods
+from medseg.planning.explained_experiment import OtherModel, normalization_methods
+from medseg.planning.processor_plans import patch_within_volumes, short_batch_size
 from medseg.planning.propose import Proposal
 from medseg.planning.training_length import TrainingLength
 from medseg.runtime.formatting import single_line
+from medseg.train.timing.nominal_processor import BACKWARD_COST
+from medseg.volumes.orientation import AXES, reorientation
 
 if TYPE_CHECKING:
     from medseg.fine_tuning.weight_source import WeightSource
@@ -34,7 +38,6 @@ _STEP = 32  # voxels, of the patch of a published model
 _WARMUP, _LEAST_WARMUP, _MOST_WARMUP = 0.1, 20, 1000  # share of the steps, and steps
 _LAYERWISE = 0.9
 _NO_OPTIONS = ("name", "weights", "download")  # of the network of the source
-_ALWAYS = "RAS"  # the axes that the planner knows the directions of
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,27 @@ class Start:
         """The number of spatial axes of the network."""
         return MODELS.get(self.model).dims
 
+    @property
+    def is_unet(self) -> bool:
+        """Whether the network is a U-Net."""
+        return issubclass(MODELS.get(self.model).options, UNetOptions)
+
+    def orientation(self, f: Fingerprint) -> str | None:
+        """Return the axis codes of the arrays that the network will see.
+
+        Args:
+            f: Measurements of the dataset.
+
+        Returns:
+            Those of the source. If it keeps the axes of each file, those of the files, or None if these differ. With
+            `keep_old_labels`, it is None, too, because the settings of the source must not change.
+        """
+        codes = self.saved.preprocessing.orientation
+        stored = {case.orientation for case in f.cases}
+        if codes is None and not self.keep_old_labels and len(stored) == 1:
+            return stored.pop()
+        return codes
+
     def in_words(self, f: Fingerprint) -> list[str]:
         """Return lines about the source for the heading of the plan."""
         here = f.regions or [name for name, value in f.labels.items() if value != 0]
@@ -145,7 +169,7 @@ def fine_tuning_length(*, on_gpu: bool, steps: int | None, time: str | None) -> 
 
 
 def adopted_proposal(f: Fingerprint, p: Proposal, start: Start) -> Proposal:
-    """Return a proposal with the spacing, the patch and the slices of the source.
+    """Return a proposal with the axes, the spacing, the patch and the slices of the source.
 
     Args:
         f: Measurements of the dataset.
@@ -156,29 +180,69 @@ def adopted_proposal(f: Fingerprint, p: Proposal, start: Start) -> Proposal:
         The proposal, whose network is not the one that is trained.
     """
     saved = start.saved
+    codes = start.orientation(f) or AXES
+    order, _ = reorientation(AXES, codes)  # the axis in RAS+ of each axis of the network
     wanted = saved.preprocessing.spacing or (None, None, None)
-    spacing = tuple(own if mm is None else mm for mm, own in zip(wanted, p.spacing, strict=True))
+    spacing = tuple(p.spacing[axis] if mm is None else mm for mm, axis in zip(wanted, order, strict=True))
     sizes = [
-        median([case.shape_after_crop[axis] * case.spacing[axis] / spacing[axis] for case in f.cases])
-        for axis in range(3)
+        median([case.shape_after_crop[axis] * case.spacing[axis] / mm for case in f.cases])
+        for mm, axis in zip(spacing, order, strict=True)
     ]
-    axis = saved.slice_axis if start.dims == 2 else p.slice_axis
-    seen = [size for number, size in enumerate(sizes) if start.dims == 3 or number != axis]
-    patch = tuple(size for number, size in enumerate(saved.window) if start.dims == 3 or number != axis)
-    if start.source.published is not None:  # has seen images of many sizes
-        patch = tuple(min(own, _STEP * ceil(size / _STEP)) for own, size in zip(patch, seen, strict=True))
+    across: Axis = saved.slice_axis if start.dims == 2 else order.index(p.slice_axis)  # type: ignore[assignment]
     batch = start.batch_size
-    return replace(
+    adopted = replace(
         p,
         kind_reason="",
         batch_size=batch or p.batch_size,
         trained_batch_size=batch or p.trained_batch_size,
         spacing=spacing,  # type: ignore[arg-type]
-        slice_axis=axis,
-        patch=patch,
+        slice_axis=across,
+        patch=tuple(size for axis, size in enumerate(saved.window) if start.dims == 3 or axis != across),
         median_shape=(sizes[0], sizes[1], sizes[2]),
-        covered=prod(min(1.0, own / size) for own, size in zip(patch, seen, strict=True)),
+        orientation=codes,
     )
+    patch, seen = adopted.patch, _seen(adopted)
+    if start.source.published is not None:  # has seen images of many sizes
+        patch = tuple(min(own, _STEP * ceil(size / _STEP)) for own, size in zip(patch, seen, strict=True))
+    return replace(adopted, patch=patch, covered=_covered(patch, seen))
+
+
+def fitted_to_time(p: Proposal, start: Start, network: OtherModel) -> Proposal:
+    """Return a proposal whose steps are short enough for a training without a GPU, as far as the weights allow.
+
+    Batches of a U-Net are as small as those of a new network. If a step still takes too long, its patches lose what
+    exceeds the volumes, which is padding. They are not shrunk further, because the weights have learned from as much
+    around each voxel.
+
+    Args:
+        p: The proposal with the patch of the source.
+        start: The source.
+        network: Divisor and arithmetic of its network.
+
+    Returns:
+        The proposal.
+    """
+    limit = p.length.step_gflop
+    if p.length.on_gpu or not start.is_unet:
+        return p
+    most = start.batch_size or p.batch_size
+    batch = short_batch_size(most, p.patch)
+    flops = (network.forward_flops or 0) * prod(p.patch) * (1 + BACKWARD_COST) * batch
+    if limit is None or flops <= limit * 1e9:
+        return replace(p, trained_batch_size=batch)
+    seen = _seen(p)
+    patch = patch_within_volumes(p.patch, seen, network.divisor)
+    batch = short_batch_size(most, patch)
+    return replace(p, trained_batch_size=batch, patch=patch, covered=_covered(patch, seen))
+
+
+def _seen(p: Proposal) -> list[float]:
+    """Return the size of the median volume or slice along the axes of a patch."""
+    return [size for axis, size in enumerate(p.median_shape) if p.dims == 3 or axis != p.slice_axis]
+
+
+def _covered(patch: Sequence[int], seen: Sequence[float]) -> float:
+    return prod(min(1.0, own / size) for own, size in zip(patch, seen, strict=True))
 
 
 def with_start(
@@ -209,10 +273,10 @@ def with_start(
     changed["patch"] = _patch(p, start)
     if slices := _different(start.saved.slices.to_plain(), type(start.saved.slices)().to_plain()):
         changed["slices"] = {key: Explained(value, "of the source") for key, value in slices.items()}
-    changed["train"] = _train(_section(tree, "train"), p.length, start, requested=requested)
+    changed["train"] = _train(_section(tree, "train"), p, start, requested=requested)
     if start.keep_old_labels:
         changed["data"] = {**_section(tree, "data"), **_old_labels(f, start, dataset)}
-    if start.saved.preprocessing.orientation != _ALWAYS:
+    if start.orientation(f) is None:
         why = "the directions of the axes are those of each file"
         changed["augment"] = {k: v for k, v in _section(tree, "augment").items() if k != "mirror_axes"}
         changed["predict"] = {**_section(tree, "predict"), "mirror_axes": Explained([], why)}
@@ -244,8 +308,13 @@ def _preprocess(f: Fingerprint, start: Start) -> ExplainedValues:
             numbers = channel.to_plain()
             intensities[name] = {key: numbers[key] for key in ("low", "high", "mean", "std")}
     why = f"of the source for {', '.join(adopted)}" if adopted else "as planned for a new network"
+    codes = start.orientation(f)
+    if codes == own.orientation:
+        seen = "of the source, whose network sees its axes so"
+    else:
+        seen = "of all files; the source keeps the axes of each file, which are these"
     tree: dict[str, Explained] = {
-        "orientation": Explained(own.orientation, "of the source, whose network sees its axes so"),
+        "orientation": Explained(codes, seen),
         "spacing": Explained(None if own.spacing is None else list(own.spacing), f"{spacing}, of the source"),
         "normalize": Explained(methods, why),
         "crop_to_nonzero": Explained(own.crop_to_nonzero, "as for the source"),
@@ -273,25 +342,29 @@ def _model(start: Start) -> ExplainedValues:
 
 
 def _patch(p: Proposal, start: Start) -> ExplainedValues:
-    tree = {"size": Explained(list(p.patch), _patch_reason(start))}
+    tree = {"size": Explained(list(p.patch), _patch_reason(p, start))}
     if start.dims == 2:
         tree["slice_axis"] = Explained(start.saved.slice_axis, "of the source")
     return tree
 
 
-def _patch_reason(start: Start) -> str:
+def _patch_reason(p: Proposal, start: Start) -> str:
     if start.source.published is not None:
         return "as large as the images, 512 at most"
+    source = [size for axis, size in enumerate(start.saved.window) if p.dims == 3 or axis != p.slice_axis]
+    if list(p.patch) != source:
+        return f"of the source ({' x '.join(map(str, source))}) without padding, so that more steps fit into the time"
     return "of the source, whose weights have seen as much around each voxel"
 
 
 def _train(
     planned: Mapping[str, Explained | ExplainedValues],
-    length: TrainingLength,
+    p: Proposal,
     start: Start,
     *,
     requested: bool,
 ) -> ExplainedValues:
+    length = p.length
     tree: dict[str, Explained | ExplainedValues] = dict(planned)
     lengths = {"steps": "a tenth of a new training", "max_time": "a quarter of a new training on a processor"}
     for key, why in lengths.items():
@@ -299,10 +372,12 @@ def _train(
         if isinstance(value, Explained) and not requested:
             tree[key] = Explained(value.value, "; ".join([why, *value.reason.split("; ")[1:]]))
     if start.batch_size is not None:
-        tree["batch_size"] = Explained(start.batch_size, "as the source was trained")
+        fewer = f"allows many steps in a short time; the source was trained with {start.batch_size}"
+        why = "as the source was trained" if p.trained_batch_size == start.batch_size else fewer
+        tree["batch_size"] = Explained(p.trained_batch_size, why)
     optimizer = planned["optimizer"]
     assert isinstance(optimizer, Explained)
-    short = _is_unet(start) and not length.is_long
+    short = start.is_unet and not length.is_long
     factor = SHORT_RATE if short else LOWER_RATE
     warmup = round(_WARMUP * (length.total_steps or 0))
     values = {**optimizer.value, "lr": float(f"{optimizer.value['lr'] * factor:.3g}")}
@@ -316,7 +391,7 @@ def _train(
         why = (
             f"{factor:g} times the rate of a new training, after a warm-up, so that the weights are not lost"
         )
-    if _is_unet(start):
+    if start.is_unet:
         values["layerwise_lr_decay"] = _LAYERWISE
         tree["freeze"] = Explained([], "[encoder] leaves the encoder unchanged, for very few cases")
     tree["optimizer"] = Explained(values, why)
@@ -326,10 +401,6 @@ def _train(
             "where the dataset leaves open whether a voxel belongs to an old label, the source teaches its probability",
         )
     return tree
-
-
-def _is_unet(start: Start) -> bool:
-    return issubclass(MODELS.get(start.model).options, UNetOptions)
 
 
 def _old_labels(f: Fingerprint, start: Start, dataset: Dataset) -> ExplainedValues:

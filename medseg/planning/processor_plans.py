@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from statistics import median
 
 from medseg.data.fingerprint.fingerprint import Fingerprint
@@ -14,7 +14,7 @@ from medseg.planning.nnunet.presets import LEAST_BATCH, Preset, widths
 from medseg.planning.nnunet.sizing import NetworkSize
 from medseg.planning.nnunet.small_datasets import STAGES_FOR_DEEP_SUPERVISION
 from medseg.planning.nnunet.spacing import THICK_SLICES
-from medseg.planning.nnunet.topology import Topology
+from medseg.planning.nnunet.topology import SMALLEST_EDGE, Topology
 from medseg.planning.training_length import TrainingLength
 from medseg.runtime.formatting import percent
 from medseg.train.timing.nominal_processor import BACKWARD_COST
@@ -51,9 +51,7 @@ class NetworkCost:
 
     def batch_size(self, planned: int, patch: Sequence[int]) -> int:
         """Return the patches per step: the planned ones or, without a GPU, as few as make steps short."""
-        if self.length.on_gpu:
-            return planned
-        return min(planned, max(LEAST_BATCH, _BATCH_VOXELS // prod(patch)))
+        return planned if self.length.on_gpu else short_batch_size(planned, patch)
 
     def forward_flops(self, topology: Topology) -> int:
         """Return the floating-point operations of the forward pass of one patch, two per multiplication."""
@@ -82,6 +80,47 @@ class NetworkCost:
         """Return the arithmetic of a training step, in billions of operations."""
         batch = self.batch_size(size.batch_size, size.patch)
         return self.forward_flops(size.topology) * (1 + BACKWARD_COST) * batch / 1e9
+
+
+def short_batch_size(planned: int, patch: Sequence[int]) -> int:
+    """Return the patches per step of a training without a GPU.
+
+    Args:
+        planned: The most patches per step.
+        patch: Voxels per axis of a patch.
+
+    Returns:
+        As few as make steps short, but 2 if that many were planned.
+
+    Examples:
+        >>> short_batch_size(9, (40, 56, 40)), short_batch_size(9, (24, 24, 24))
+        (2, 4)
+    """
+    return min(planned, max(LEAST_BATCH, _BATCH_VOXELS // prod(patch)))
+
+
+def patch_within_volumes(
+    patch: Sequence[int], shape: Sequence[float], divisor: Sequence[int]
+) -> tuple[int, ...]:
+    """Return a patch without the parts that would mostly be padding.
+
+    Args:
+        patch: Voxels per axis of the patch of a trained network.
+        shape: Voxels of the median volume or slice.
+        divisor: Number per axis that divides the size of a patch.
+
+    Returns:
+        The multiples of the divisor that are nearest to the volume, where these are smaller. The coarsest feature map keeps
+        as many voxels per axis as nnU-Net requires.
+
+    Examples:
+        >>> patch_within_volumes((40, 56, 40), (35, 50, 36), (8, 8, 8))
+        (32, 48, 32)
+    """
+    return tuple(
+        min(own, n * max(SMALLEST_EDGE, ceil(size / n - 0.5)))
+        for own, size, n in zip(patch, shape, divisor, strict=True)
+    )
 
 
 def _num_heads(num_stages: int) -> int:

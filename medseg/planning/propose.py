@@ -23,6 +23,7 @@ from medseg.planning.processor_plans import (
     reason_for_low_resolution,
 )
 from medseg.planning.training_length import TrainingLength
+from medseg.volumes.orientation import AXES
 
 Kind = Literal["2d", "3d", "lowres"]
 T = TypeVar("T")
@@ -61,6 +62,8 @@ class Proposal:
         limited_by_time: Whether the patch was shrunk so that enough steps fit into the time.
         low_resolution: Whether a low-resolution network would see more of a volume.
         instances: Whether the network finds instances, because the dataset has instance maps.
+        orientation: Axis codes of the arrays of the network. A network that is fine-tuned may have others than RAS; its axes
+            then replace X, Y, Z in all values.
     """
 
     kind: Kind
@@ -88,6 +91,7 @@ class Proposal:
     limited_by_time: bool
     low_resolution: bool
     instances: bool = False
+    orientation: str = AXES
 
     @property
     def dims(self) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
 
 import medseg
 from medseg.cli.main import main
+from medseg.data.datasets.cases import Dataset
 from medseg.data.datasets.phantom import write_phantoms
 from medseg.errors import ConfigError, ModelError
 from medseg.experiment.experiment import Experiment
@@ -16,10 +19,18 @@ from medseg.model_folder.folder import save_model
 from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.models.volumetric.logit_ensemble import LogitEnsemble
+from medseg.planning.commented_yaml import plain_values
+from medseg.planning.explained_experiment import DatasetSource, OtherModel, explained_experiment
+from medseg.planning.memory_budget import choose_budget
+from medseg.planning.nnunet.presets import find_preset
 from medseg.planning.plan_dataset import plan
+from medseg.planning.plan_from_model import Start, adopted_proposal, fitted_to_time, with_start
 from medseg.planning.plan_options import PlanOptions
+from medseg.planning.propose import propose
+from medseg.planning.training_length import TrainingLength
 
 OPTIONS = {"channels": [4, 8], "num_blocks": 1, "norm": "group"}
+FLOPS = 420_000.0  # per voxel: those of nnU-Net's network for the hippocampus
 CT = {"method": "ct", "mean": 77.0, "std": 33.0, "low": -90.0, "high": 300.0}
 
 
@@ -144,6 +155,68 @@ def test_directions_of_files_are_not_assumed(dataset, cache, tmp_path):
     experiment = plan(dataset, PlanOptions(start=source, device="cpu"), cache=cache).experiment
     assert (experiment.preprocess.orientation, experiment.preprocess.spacing) == (None, None)
     assert (experiment.augment.mirror_axes, experiment.predict.mirror_axes) == (None, ())
+
+
+def fine_tuning(f, source, time, labels=False):
+    """The proposal and the values of a plan without a GPU."""
+    start = Start.read(source, keep_old_labels=labels)
+    length = TrainingLength(False, None, time)
+    p = propose(f, find_preset("unet"), choose_budget(find_preset("unet"), "8GB", "cpu"), "3d", length)
+    adopted = adopted_proposal(f, p, start)
+    network = OtherModel(start.model, (2, 2, 2), FLOPS)
+    fitted = fitted_to_time(adopted, start, network)
+    tree = explained_experiment(f, fitted, DatasetSource(Path("data"), "auto"), network)
+    dataset = Dataset("data", Path("data"), (), ("CT",), start.labels)
+    return fitted, plain_values(with_start(tree, f, fitted, start, dataset, requested=True))
+
+
+@pytest.mark.parametrize(
+    ("stored", "sides", "covered"),
+    [("RAS", 0, (16, 10, 12)), ("LPS", 0, (16, 10, 12)), ("PSR", 2, (10, 12, 16))],
+)
+def test_a_source_that_keeps_the_axes_of_files_sees_those_that_all_files_share(
+    stored, sides, covered, make_fingerprint, make_case, tmp_path
+):
+    cases = [make_case(f"case_{n}", shape=(16, 10, 12), orientation=stored) for n in range(5)]
+    f = make_fingerprint(cases=cases, channel_names=("CT",))
+    preprocessing = {"orientation": None, "spacing": [1, 1, 1], "channels": [CT]}
+    source = saved_model(tmp_path / "model", preprocessing=preprocessing)
+    p, values = fine_tuning(f, source, "20m")
+    assert values["preprocess"]["orientation"] == stored
+    assert (values["augment"]["mirror_axes"], values["predict"]["mirror_axes"]) == ([sides], [sides])
+    assert p.median_shape == covered
+    others = [*cases[1:], make_case("other", orientation="LAS")]
+    _, values = fine_tuning(make_fingerprint(cases=others, channel_names=("CT",)), source, "20m")
+    assert values["preprocess"]["orientation"] is None
+    assert values["predict"]["mirror_axes"] == []
+
+
+def test_old_labels_are_kept_with_the_axes_of_the_source(make_fingerprint, tmp_path):
+    preprocessing = {"orientation": None, "spacing": [1, 1, 1], "channels": [CT]}
+    source = saved_model(tmp_path / "model", preprocessing=preprocessing)
+    _, values = fine_tuning(make_fingerprint(channel_names=("CT",)), source, "20m", labels=True)
+    assert values["preprocess"]["orientation"] is None
+
+
+@pytest.mark.parametrize(
+    ("time", "shape", "patch", "batch"),
+    [
+        ("20h", (20, 20, 20), (40, 56, 40), 2),  # steps are short enough
+        ("5m", (35, 50, 36), (34, 50, 36), 2),  # only padding is cut off
+        ("5m", (90, 90, 90), (40, 56, 40), 2),  # there is no padding
+        ("5m", (5, 5, 5), (8, 8, 8), 9),  # the coarsest feature map keeps 4 voxels per axis
+    ],
+)
+def test_steps_without_a_gpu_are_short_as_far_as_the_weights_allow(
+    time, shape, patch, batch, make_fingerprint, tmp_path
+):
+    preprocessing = {"orientation": "RAS", "spacing": [1, 1, 1], "channels": [CT]}
+    trained = {"trained_on": {"batch_size": 9}, "preprocessing": preprocessing}
+    source = saved_model(tmp_path / "model", window=[40, 56, 40], **trained)
+    p, values = fine_tuning(make_fingerprint(shape, channel_names=("CT",)), source, time)
+    assert p.patch == patch
+    assert values["patch"]["size"] == list(patch)
+    assert values["train"]["batch_size"] == batch
 
 
 @pytest.mark.slow
