@@ -23,9 +23,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from training_nnunet import link_held_out
 from training_report import report
-from training_turns import Turn, serve, take_turns
+from training_turns import Turn, call, serve, take_turns
 
+SCRIPT = Path(__file__)
 PARTS = ("step", "augment", "curve")
 SHARES = (1 / 13, 3 / 13, 9 / 13)  # of the minutes, a training each
 
@@ -77,7 +79,7 @@ def _prepare(options: argparse.Namespace) -> None:
     and recipe are the same as nnU-Net's.
     """
     if not (options.work / "splits_final.json").is_file():
-        _worker("prepare_nnunet", data=options.data, work=options.work)
+        call(SCRIPT, "prepare_nnunet", data=options.data, work=options.work)
     if not (options.work / "plan.yaml").is_file():
         _medseg("plan", str(options.data), "-o", str(options.work / "plan.yaml"))
     if not (options.work / "same.yaml").is_file():
@@ -105,7 +107,7 @@ def _step(options: argparse.Namespace) -> None:
             name = f"medseg {precision}, {workers} workers"
             settings = {"work": work, "workers": workers, "precision": precision}
             turns.append(Turn(name, "step_medseg", settings))
-    _save(options.work, "step", take_turns(Path(__file__), turns, options.rounds, options.steps))
+    _save(options.work, "step", take_turns(SCRIPT, turns, options.rounds, options.steps))
     for run in (options.work / "runs").glob("step_*"):
         shutil.rmtree(run)
 
@@ -113,7 +115,7 @@ def _step(options: argparse.Namespace) -> None:
 def _augment(options: argparse.Namespace) -> None:
     names = {"nnU-Net (batchgeneratorsv2)": "nnunet", "MONAI": "monai", "medseg": "medseg"}
     turns = [Turn(name, f"augment_{who}", {"work": str(options.work)}) for name, who in names.items()]
-    _save(options.work, "augment", take_turns(Path(__file__), turns, options.rounds, count=10))
+    _save(options.work, "augment", take_turns(SCRIPT, turns, options.rounds, count=10))
 
 
 def _curve(options: argparse.Namespace) -> None:
@@ -145,15 +147,9 @@ def _medseg_point(options: argparse.Namespace, minutes: float) -> dict[str, Any]
 
 def _nnunet_point(options: argparse.Namespace, minutes: float) -> dict[str, Any]:
     name, output = f"minutes_{minutes:g}", options.work / "nnunet" / "predicted" / f"{minutes:g}"
-    figures = _worker("train_nnunet", work=options.work, minutes=minutes, checkpoint=name)
-    _worker("predict_nnunet", work=options.work, checkpoint=name, output=output)
-    references = options.work / "nnunet" / "raw" / "Dataset004_Hippocampus" / "labelsTr"
-    held_out = options.work / "held_out"
-    held_out.mkdir(exist_ok=True)
-    for case in json.loads((options.work / "splits_final.json").read_text())[0]["val"]:
-        link = held_out / f"{case}.nii.gz"
-        if not link.is_file():
-            link.symlink_to((references / link.name).resolve())
+    figures = call(SCRIPT, "train_nnunet", work=options.work, minutes=minutes, checkpoint=name)
+    call(SCRIPT, "predict_nnunet", work=options.work, checkpoint=name, output=output)
+    held_out = link_held_out(options.data, options.work, "labelsTr")
     evaluation = output.with_name(f"{output.name}_evaluation")
     _medseg("evaluate", str(output), str(held_out), "-o", str(evaluation))
     return {**_dice(evaluation), **figures}
@@ -170,15 +166,6 @@ def _dice(evaluation: Path) -> dict[str, Any]:
 
 def _medseg(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "medseg", *arguments], check=True)
-
-
-def _worker(name: str, **settings: Any) -> dict[str, Any]:
-    """Return the result of one call of a worker in its own process."""
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    (found,) = take_turns(Path(__file__), [Turn(name, name, plain)], 0, 0).values()
-    if "failed" in found:
-        raise SystemExit(f"{name}: {found['failed']}")
-    return found
 
 
 def _results(work: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 Figures = dict[str, Any]
 DATASET = "Dataset004_Hippocampus"
@@ -135,15 +136,45 @@ def batch(work: str) -> tuple[int, Callable[[], Any]]:
     return trainer.batch_size, loader.generate_train_batch
 
 
-def train(work: str, minutes: float, checkpoint: str) -> Figures:
+def link_held_out(data: Path, work: Path, kind: str) -> Path:
+    """Return a folder with links to the images or label maps of the fold's held-out cases.
+
+    Args:
+        data: Folder of the Decathlon task.
+        work: Folder with nnU-Net's split.
+        kind: ``imagesTr`` or ``labelsTr``.
+    """
+    folder = work / "held_out" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    for case in json.loads((work / "splits_final.json").read_text())[FOLD]["val"]:
+        link = folder / f"{case}.nii.gz"
+        if not link.is_file():
+            link.symlink_to((data / kind / link.name).resolve())
+    return folder
+
+
+def train(work: str, minutes: float, checkpoint: str, since: float = 0, until: float = 1) -> Figures:
     """Train for the given time, with a learning rate that falls by nnU-Net's rule over this time; then save.
 
     nnU-Net counts epochs, not minutes: here the rate of every step follows from the fraction of the time that has
     passed. Validation on patches is left out, so that all the time is spent on training.
+
+    Args:
+        work: Folder with nnU-Net's files.
+        minutes: Time of the whole training.
+        checkpoint: Name of the checkpoint, which is continued if `since` is above 0.
+        since: Fraction of the time that was trained before.
+        until: Fraction of the time at which to stop and save.
+
+    Returns:
+        Steps and seconds.
     """
     trainer = begun(Path(work))
+    path = Path(trainer.output_folder) / f"{checkpoint}.pth"
+    if since > 0:
+        trainer.load_checkpoint(str(path))
     began, steps = time.perf_counter(), 0
-    while (passed := (time.perf_counter() - began) / (60 * minutes)) < 1:
+    while (passed := since + (time.perf_counter() - began) / (60 * minutes)) < until:
         for group in trainer.optimizer.param_groups:
             group["lr"] = trainer.initial_lr * (1 - passed) ** 0.9
         trainer.train_step(next(trainer.dataloader_train))
@@ -151,23 +182,17 @@ def train(work: str, minutes: float, checkpoint: str) -> Figures:
     seconds = time.perf_counter() - began
     ended(trainer)
     trainer.current_epoch = 1  # one is taken off where a checkpoint is written
-    trainer.save_checkpoint(str(Path(trainer.output_folder) / f"{checkpoint}.pth"))
+    unfinished = path.with_suffix(".unfinished")
+    trainer.save_checkpoint(str(unfinished))
+    unfinished.replace(path)
     return {"steps": steps, "seconds": seconds}
 
 
 def predict(work: str, checkpoint: str, output: str) -> Figures:
     """Predict the held-out cases with that checkpoint and nnU-Net's mirroring, as ``nnUNetv2_predict`` does."""
     trainer = trainer_of(Path(work))
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
     cases = trainer.do_split()[1]
-    predictor = nnUNetPredictor(
-        perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
-    )
-    predictor.initialize_from_trained_model_folder(
-        trainer.output_folder_base, (FOLD,), checkpoint_name=f"{checkpoint}.pth"
-    )
+    predictor = _predictor(trainer, checkpoint)
     images = set_folders(Path(work)) / "raw" / DATASET / "imagesTr"
     Path(output).mkdir(parents=True, exist_ok=True)
     predictor.predict_from_files_sequential(
@@ -177,3 +202,40 @@ def predict(work: str, checkpoint: str, output: str) -> Figures:
         overwrite=True,
     )
     return {"cases": len(cases)}
+
+
+def logits(work: str, checkpoint: str, case: str, output: str) -> Figures:
+    """Write the logits of one image `(K, *axes of nnU-Net's arrays)` as nnU-Net predicts them, with its mirroring.
+
+    nnU-Net sums the logits of windows in float16. Here it sums in float32, so that rounding hides no difference.
+    """
+    import numpy as np
+    import torch
+
+    trainer = trainer_of(Path(work))
+    predictor = _predictor(trainer, checkpoint)
+    image = set_folders(Path(work)) / "raw" / DATASET / "imagesTr" / f"{case}_0000.nii.gz"
+    plans, configuration = predictor.plans_manager, predictor.configuration_manager
+    data, properties = plans.image_reader_writer_class().read_images([str(image)])
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    prepared, _, _ = preprocessor.run_case_npy(
+        data, None, properties, plans, configuration, predictor.dataset_json
+    )
+    with mock.patch.object(torch, "half", torch.float32):
+        found = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(np.asarray(prepared)))
+    np.save(output, np.asarray(found))
+    return {"transpose_forward": list(plans.transpose_forward)}
+
+
+def _predictor(trainer: Any, checkpoint: str) -> Any:
+    """Return nnU-Net's predictor with a checkpoint of the fold."""
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(
+        perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+    )
+    predictor.initialize_from_trained_model_folder(
+        trainer.output_folder_base, (FOLD,), checkpoint_name=f"{checkpoint}.pth"
+    )
+    return predictor

@@ -109,6 +109,27 @@ def take_turns(script: Path, turns: Sequence[Turn], rounds: int, count: int) -> 
         return found
 
 
+def call(script: Path, worker: str, **settings: Any) -> Figures:
+    """Return the result of one call of a worker in its own process.
+
+    Args:
+        script: Script that answers ``--worker NAME SETTINGS`` with `serve`.
+        worker: Name of the function.
+        **settings: Its arguments: numbers, texts and paths.
+
+    Returns:
+        The result.
+
+    Raises:
+        SystemExit: The process failed.
+    """
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    (found,) = take_turns(script, [Turn(worker, worker, plain)], 0, 0).values()
+    if "failed" in found:
+        raise SystemExit(f"{worker}: {found['failed']}")
+    return found
+
+
 @contextmanager
 def _started(script: Path, turn: Turn) -> Iterator[_Peer]:
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:

@@ -28,9 +28,14 @@ def prepare_nnunet(data: str, work: str) -> Figures:
     return nnunet.prepare(data, work)
 
 
-def train_nnunet(work: str, minutes: float, checkpoint: str) -> Figures:
-    """Train nnU-Net for some minutes; return its steps and seconds."""
-    return nnunet.train(work, minutes, checkpoint)
+def train_nnunet(work: str, minutes: float, checkpoint: str, since: float = 0, until: float = 1) -> Figures:
+    """Train nnU-Net for some minutes, or for a part of them; return its steps and seconds."""
+    return nnunet.train(work, minutes, checkpoint, since, until)
+
+
+def logits_nnunet(work: str, checkpoint: str, case: str, output: str) -> Figures:
+    """Write nnU-Net's logits of a case, and return the order of their axes."""
+    return nnunet.logits(work, checkpoint, case, output)
 
 
 def predict_nnunet(work: str, checkpoint: str, output: str) -> Figures:
