@@ -16,12 +16,12 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from inference_report import report
+from worker_process import answer, run_worker
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("window", "file", "export", "memory", "budget", "many")
@@ -32,7 +32,9 @@ ROUNDS = 3
 def main() -> None:
     """Run the parts and report their results."""
     if sys.argv[1:2] == ["--worker"]:
-        return _work(sys.argv[2], json.loads(sys.argv[3]))
+        import inference_workers
+
+        return answer(inference_workers, sys.argv[2], json.loads(sys.argv[3]))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -273,32 +275,7 @@ def _resampled(options: argparse.Namespace, name: str, **target: Any) -> Path:
 
 def _run(worker: str, **settings: Any) -> dict[str, Any]:
     """Return the results of a worker in its own process, or why it failed."""
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, __file__, "--worker", worker, json.dumps(plain)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        reason = "out of memory" if done.returncode in (-9, 137) else last
-        return {"failed": reason, "process_seconds": time.perf_counter() - began}
-    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return {**figures, "process_seconds": time.perf_counter() - began}
-
-
-def _work(worker: str, settings: dict[str, Any]) -> None:
-    """Run a worker in this process and print its results as the last line."""
-    import resource
-
-    import inference_workers
-
-    figures = getattr(inference_workers, worker)(**settings)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    figures |= {"cpu": usage.ru_utime + usage.ru_stime, "peak": inference_workers.peak_bytes()}
-    print(json.dumps(figures), flush=True)
+    return run_worker(__file__, worker, **settings)
 
 
 def _has_amx() -> bool:

@@ -1,13 +1,12 @@
 """The functions that `inference.py` measures: each runs in its own process and returns its results.
 
 Each takes its settings as plain values. Wall and CPU seconds and the peak of resident memory of the whole process are
-added by `inference.py`.
+added by `worker_process.answer`.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -210,11 +209,3 @@ def _nnunet(folder: str, overlap: float = 0.5) -> Any:
     )  # fmt: skip
     predictor.initialize_from_trained_model_folder(folder, (0,))
     return predictor
-
-
-def peak_bytes() -> int:
-    """Return the peak resident memory of this process and of its largest finished child."""
-    return (
-        max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        * 1024
-    )
