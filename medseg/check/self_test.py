@@ -23,6 +23,7 @@ from medseg.data.datasets.read_case import read_case_image
 from medseg.data.preprocessing.training_data import annotated_volumes, measure_image
 from medseg.data.preprocessing.unlike_training import Deviation, image_deviations, volume_deviations
 from medseg.errors import collected_warnings
+from medseg.runtime.formatting import listed
 from medseg.runtime.progress import Progress
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -205,12 +206,11 @@ def differing_fractions(
 
 def _finding(model: Path, image: str, different: dict[str, float]) -> Finding:
     worst = sorted(different.items(), key=lambda one: -one[1])
-    shown = ", ".join(f"{name} ({fraction:.2%})" for name, fraction in worst[:_MOST_LISTED])
-    more = f" and {len(worst) - _MOST_LISTED} more" if len(worst) > _MOST_LISTED else ""
+    shown = listed([f"{name} ({fraction:.2%})" for name, fraction in worst], _MOST_LISTED)
     return Finding(
         "MODEL_NOT_INVARIANT",
         str(model),
         f"labels of {image}",
-        f"other labels in the copies {shown}{more}",
+        f"other labels in the copies {shown}",
         f"the same labels in at least {1 - TOLERATED_FRACTION:.1%} of the labelled voxels",
     )

@@ -10,7 +10,7 @@ from medseg.data.datasets.splits import Split
 from medseg.data.patches.case_store import StoredCase
 from medseg.errors import warn_once
 from medseg.labels.label_table import Labels
-from medseg.runtime.formatting import pluralise
+from medseg.runtime.formatting import listed, pluralise
 
 _MOST_LISTED = 5
 
@@ -45,7 +45,7 @@ def _empty(dataset: Dataset, train: Sequence[StoredCase]) -> Iterator[str]:
     files = [_label_file(dataset.case(case.id)) for case in train if not case.has_foreground]
     if files:
         yield (
-            f"label maps: found {len(files)} of {pluralise(len(train), 'training case')} with 0 labelled voxels ({_listed(files)}), "
+            f"label maps: found {len(files)} of {pluralise(len(train), 'training case')} with 0 labelled voxels ({listed(files, _MOST_LISTED)}), "
             "expected at least one. Check that there is nothing to segment in these images; no patch is centred on a label there."
         )
 
@@ -67,12 +67,12 @@ def _unlearnable(
             (elsewhere if seen else absent).append(name)
     if elsewhere:
         yield (
-            f"split: found {_listed(elsewhere)} in no training case, but in held-out cases, expected at least one training case "
+            f"split: found {listed(elsewhere, _MOST_LISTED)} in no training case, but in held-out cases, expected at least one training case "
             "with each label. Choose other splits, or add cases with these labels."
         )
     if absent:
         yield (
-            f"labels: found {_listed(absent)} in no case of this training, expected at least one with each label. Remove the labels "
+            f"labels: found {listed(absent, _MOST_LISTED)} in no case of this training, expected at least one with each label. Remove the labels "
             "from data.labels, or add cases with them."
         )
 
@@ -94,8 +94,3 @@ def _persons(dataset: Dataset, split: Split) -> Iterator[str]:
 def _label_file(case: Case) -> str:
     path = case.label or case.instances or case.probabilities
     return case.id if path is None else path.name
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return ", ".join(names[:_MOST_LISTED]) + more

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError
 from medseg.io.file_content import DEFLATE_LIMIT
+from medseg.runtime.formatting import error_reason
 from medseg.runtime.out_of_memory import is_out_of_memory
 
 PALETTE_SUFFIXES = (".png", ".bmp")
@@ -158,5 +159,5 @@ def _opened(path: Path, mode: str) -> NDArray[np.uint8] | None:
             raise
         if isinstance(error, OSError) and mode == "P":
             return None
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = error_reason(error)
         raise DataError(f"{path}: not readable ({reason}). Copy the file again or convert it.") from None

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError, warn_once
 from medseg.io.file_content import head_of, recognised_content, require_readable
+from medseg.runtime.formatting import error_reason
 from medseg.storage.json_files import read_json
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -104,7 +105,7 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
             f"{path}: not enough memory for its pixels. Free memory, or crop the image."
         ) from None
     except Exception as error:  # decoders raise errors of their own, which have no common class
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = error_reason(error)
         raise DataError(f"{path}: not readable ({reason}). Copy the file again or convert it.") from None
 
 

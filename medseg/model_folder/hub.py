@@ -16,6 +16,7 @@ from typing import Any
 
 from medseg.errors import ConfigError, ModelError
 from medseg.model_folder.folder import find_model_folder
+from medseg.runtime.formatting import error_reason
 from medseg.storage.atomic import replacing_folder
 from medseg.storage.manifest import check_manifest
 
@@ -131,7 +132,7 @@ def _hub_errors(name: str, what: str) -> Iterator[None]:
     try:
         yield
     except (network_error, HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = error_reason(error, 300)
         raise ModelError(
             f"{name}: cannot be {what} ({reason}). Check the name, the network, and the access of this account (hf auth login)."
         ) from None

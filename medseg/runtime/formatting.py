@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def single_line(text: str) -> str:
     r"""Put text on one line and replace unprintable characters.
@@ -34,6 +36,39 @@ def shortened(text: str, most: int) -> str:
     """
     line = single_line(text)
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def listed(items: Sequence[str], most: int) -> str:
+    """Join the first of some items by commas, with the number of the others.
+
+    Args:
+        items: Names, or other short texts.
+        most: Largest number of items that are shown.
+
+    Returns:
+        Text such as ``a, b and 3 more``.
+
+    >>> listed(["a", "b", "c"], 2), listed(["a", "b"], 2)
+    ('a, b and 1 more', 'a, b')
+    """
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
+def error_reason(error: BaseException, most: int = 200) -> str:
+    r"""Return the text of a library's error for a message, or its class if it has none.
+
+    Args:
+        error: The error.
+        most: Largest length of the text.
+
+    Returns:
+        One line.
+
+    >>> error_reason(ValueError("bad\nheader")), error_reason(ValueError())
+    ('bad header', 'ValueError')
+    """
+    return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def format_number(value: float) -> str:

@@ -12,7 +12,7 @@ from medseg.check.cases.check_case import CheckedCase
 from medseg.check.finding import Finding
 from medseg.data.preprocessing.channel_methods import channel_method
 from medseg.labels.label_table import Labels
-from medseg.runtime.formatting import format_number
+from medseg.runtime.formatting import format_number, listed
 from medseg.volumes.plausible import format_dimensions
 
 FEWEST_CASES = 8  # below, "unlike the others" means little
@@ -69,7 +69,7 @@ def duplicates(cases: Sequence[CheckedCase]) -> Iterator[Finding]:
             "IMAGE_DUPLICATE",
             group[0].image_file,
             "voxels",
-            f"the same voxels in {_listed(ids)}",
+            f"the same voxels in {listed(ids, _MOST_LISTED)}",
             case=ids[0],
             cases=ids,
         )
@@ -77,7 +77,7 @@ def duplicates(cases: Sequence[CheckedCase]) -> Iterator[Finding]:
         images = {case.image_hash or case.id for case in group}
         if len(images) > 1 and len({case.subject for case in group}) > 1:
             ids = tuple(case.id for case in group)
-            found = f"the same label map in {_listed(ids)}"
+            found = f"the same label map in {listed(ids, _MOST_LISTED)}"
             yield Finding("LABEL_DUPLICATE", group[0].label_file, "voxels", found, case=ids[0], cases=ids)
 
 
@@ -267,8 +267,3 @@ def _lone(logs: NDArray[np.float64], step: float) -> NDArray[np.bool_]:
         others = np.delete(logs, index)
         lone[index] = np.ptp(others) <= step and float(np.abs(others - value).min()) > 3 * step
     return lone
-
-
-def _listed(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - _MOST_LISTED} more" if len(ids) > _MOST_LISTED else ""
-    return ", ".join(ids[:_MOST_LISTED]) + more

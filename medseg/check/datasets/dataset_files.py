@@ -17,7 +17,7 @@ from medseg.data.datasets.repairs import OutdatedRepairsError, apply_repairs
 from medseg.data.datasets.splits import subjects_of
 from medseg.errors import DataError, collected_warnings
 from medseg.io.files import suffix_of
-from medseg.runtime.formatting import pluralise
+from medseg.runtime.formatting import listed, pluralise
 from medseg.storage.json_files import read_object
 
 _FOLDERS = ("imagesTr", "labelsTr")
@@ -161,7 +161,7 @@ def _unlisted(dataset: Dataset, root: Path) -> Iterator[Finding]:
 def _unlabelled(dataset: Dataset, description: str) -> Iterator[Finding]:
     without = [case.id for case in dataset.cases if not case.is_labelled]
     if without:
-        found = f"{len(without)} of {len(dataset.cases)} cases without a label map: {_listed(without)}"
+        found = f"{len(without)} of {len(dataset.cases)} cases without a label map: {listed(without, _MOST_LISTED)}"
         yield Finding("CASE_UNLABELLED", description, "label", found, cases=tuple(without))
 
 
@@ -185,10 +185,5 @@ def _tests_of_training_subjects(dataset: Dataset, description: str) -> Iterator[
     shared = sorted(case_id for case_id in subjects.keys() - set(annotated) if subjects[case_id] in trained)
     if shared:
         first = f"{shared[0]} is of the subject of {trained[subjects[shared[0]]]}"
-        found = f"{pluralise(len(shared), 'case')}: {_listed(shared)} ({first})"
+        found = f"{pluralise(len(shared), 'case')}: {listed(shared, _MOST_LISTED)} ({first})"
         yield Finding("TEST_SHARES_SUBJECT", description, "subject", found, cases=tuple(shared))
-
-
-def _listed(ids: list[str]) -> str:
-    more = f" and {len(ids) - _MOST_LISTED} more" if len(ids) > _MOST_LISTED else ""
-    return ", ".join(ids[:_MOST_LISTED]) + more

@@ -43,6 +43,7 @@ from medseg.model_folder.licences import state_licences
 from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.models.base import Model
+from medseg.runtime.formatting import error_reason
 from medseg.runtime.machine import installed_version
 from medseg.storage.torch_files import read_torch_file
 from medseg.yaml_dialect import read_yaml
@@ -228,7 +229,7 @@ def _theirs(network: str, arguments: Arguments, state: Mapping[str, Tensor], wei
         built: nn.Module = getattr(monai.networks.nets, NETWORKS[network][1])(**given)
         built.load_state_dict(dict(state))
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = error_reason(error, 300)
         fix = "Check the arguments under network"
         raise ModelError(
             error_message(weights, f"MONAI's own network does not accept the weights: {reason}", fix=fix)

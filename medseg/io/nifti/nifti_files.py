@@ -20,6 +20,7 @@ from medseg.io.nifti.nifti_header import NiftiFile, open_nifti
 from medseg.io.nifti.nifti_label_names import label_table
 from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.labels.label_table import Labels
+from medseg.runtime.formatting import error_reason
 from medseg.storage.atomic import replacing
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
@@ -223,7 +224,7 @@ def _voxels(file: NiftiFile) -> NDArray[Any]:
         ) from None
     except (OSError, EOFError) as error:
         raise DataError(
-            f"{file.path}: voxel data are damaged or end early ({_reason(error)}); {what}. Copy the file again."
+            f"{file.path}: voxel data are damaged or end early ({error_reason(error)}); {what}. Copy the file again."
         ) from None
     if trailing:
         warn_once(
@@ -308,7 +309,3 @@ def _geometry(header: Any) -> MappingProxyType[str, Any]:
     fields["pixdim"] = np.array(header["pixdim"][:4])
     fields["units"] = int(header["xyzt_units"]) & UNITS_MASK
     return MappingProxyType(fields)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from medseg.errors import ModelError, did_you_mean, error_message
 from medseg.models.pretrained.config import HUB, TORCHVISION
+from medseg.runtime.formatting import error_reason
 from medseg.storage.atomic import make_folder, write_bytes
 from medseg.storage.torch_files import read_torch_file
 
@@ -111,7 +112,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         try:
             return dict(load_file(path))
         except Exception as error:  # a damaged file can raise any exception
-            reason = " ".join(str(error).split())[:200]
+            reason = error_reason(error)
             fix = "Copy it again"
             raise ModelError(error_message(path, f"not a file of weights ({reason})", fix=fix)) from None
     state = state_in(read_torch_file(path))
@@ -233,6 +234,6 @@ def _require_leave(source: str, wanted: str, *, download: bool) -> None:
 
 
 def _unreachable(where: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:200]
+    reason = error_reason(error)
     fix = "Download the file on another machine and give its path"
     return ModelError(error_message("weights", f"{where}: cannot be fetched ({reason})", fix=fix))

@@ -11,7 +11,7 @@ from medseg.data.fingerprint.fingerprint import CaseMeasures, Finding, Fingerpri
 from medseg.data.preprocessing.channel_methods import channel_method
 from medseg.labels.instance_ids import STATE_INSTANCES, look_like_instances
 from medseg.planning.nnunet.spacing import THICK_SLICES
-from medseg.runtime.formatting import pluralise
+from medseg.runtime.formatting import listed, pluralise
 from medseg.volumes.grid import SHEAR_TOLERANCE
 
 FEW_CASES = 10
@@ -89,18 +89,18 @@ def _labels(f: Fingerprint) -> Iterator[Finding]:
     if absent:
         yield Finding(
             code="label-absent",
-            text=f"{_count(absent, 'label')} in no case and cannot be learnt: {_listed(absent)}.",
+            text=f"{_count(absent, 'label')} in no case and cannot be learnt: {listed(absent, _MOST_NAMED)}.",
         )
     if rare:
         yield Finding(
             code="label-rare",
-            text=f"{_count(rare, 'label')} in so few of the {pluralise(len(f.cases), 'case')} that a fold may lack them: {_listed(rare)}.",
+            text=f"{_count(rare, 'label')} in so few of the {pluralise(len(f.cases), 'case')} that a fold may lack them: {listed(rare, _MOST_NAMED)}.",
         )
     if tiny:
         yield Finding(
             code="label-tiny",
             text=f"{_count(tiny, 'label')} of few voxels (median where present), so that single voxels change the Dice "
-            f"strongly: {_listed(tiny)}.",
+            f"strongly: {listed(tiny, _MOST_NAMED)}.",
             severe=False,
         )
 
@@ -313,11 +313,6 @@ def _ids(cases: Iterator[CaseMeasures]) -> tuple[str, ...]:
 
 def _count(items: Sequence[str], noun: str) -> str:
     return f"{pluralise(len(items), noun)} {'is' if len(items) == 1 else 'are'}"
-
-
-def _listed(items: Sequence[str]) -> str:
-    more = f" and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
-    return ", ".join(items[:_MOST_NAMED]) + more
 
 
 def _of(ids: Sequence[str], f: Fingerprint) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medseg.errors import warn_once
+from medseg.runtime.formatting import listed
 from medseg.storage.tsv import read_tsv
 
 _LONGEST = 64  # letters of a code's meaning
@@ -108,9 +109,8 @@ def report_unknown(names: Sequence[str]) -> None:
     """
     unknown = [name for name in names if not coded_name(name).known]
     if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         warn_once(
-            f"labels: {', '.join(unknown[:5])}{more}: found no code of SNOMED CT, expected names of common anatomy such as kidney_left; they are written as "
+            f"labels: {listed(unknown, 5)}: found no code of SNOMED CT, expected names of common anatomy such as kidney_left; they are written as "
             "free text under private codes. Rename the labels if other programs must recognise them."
         )
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import ModelError, no_such_path
+from medseg.runtime.formatting import error_reason
 from medseg.runtime.out_of_memory import is_out_of_memory
 
 _TYPE_CODE = re.compile(r"[biufc](1|2|4|8|16)|\?")
@@ -52,7 +53,7 @@ def read_array_pickle(path: Path) -> Any:
     except Exception as error:  # a damaged pickle may raise anything
         if is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = error_reason(error)
         raise ModelError(
             f"{path}: not a readable pickle of arrays ({reason}). Copy the file again."
         ) from None

@@ -14,6 +14,7 @@ from torch import Tensor
 from medseg.errors import ModelError
 from medseg.models.base import Model
 from medseg.models.catalog import MODELS, parse_options
+from medseg.runtime.formatting import listed
 
 _MOST_LISTED = 5
 
@@ -177,9 +178,8 @@ def unknown_tensors(names: Sequence[str], zoo: str) -> ModelError:
     Returns:
         The error, which lists the first ones.
     """
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
     return ModelError(
-        f"found {', '.join(names[:_MOST_LISTED])}{more} in the weights, expected only tensors of the published models of {zoo} "
+        f"found {listed(names, _MOST_LISTED)} in the weights, expected only tensors of the published models of {zoo} "
         "that medseg offers. Give the file of one of these models; docs/guides/fine_tuning.md lists them."
     )
 
