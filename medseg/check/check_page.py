@@ -9,21 +9,18 @@ import base64
 from collections import defaultdict
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medseg.check.cases.check_case import CheckedCase
 from medseg.check.check_report import Report
 from medseg.check.codes import KINDS
 from medseg.check.finding import Finding
-from medseg.runtime.formatting import single_line
 from medseg.runtime.machine import installed_version
 from medseg.storage.atomic import write_text
+from medseg.viz.html_templates import render_html
 from medseg.volumes.plausible import format_dimensions
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-_TEMPLATE = "check_page.html.j2"
+_TEMPLATE = Path(__file__).with_name("check_page.html.j2")
 
 
 def write_page(report: Report, path: str | Path) -> None:
@@ -39,7 +36,8 @@ def write_page(report: Report, path: str | Path) -> None:
     groups = [
         (KINDS[code], list(findings)) for code, findings in groupby(report.findings, lambda one: one.code)
     ]
-    page = _template().render(
+    page = render_html(
+        _TEMPLATE,
         title=report.title,
         version=installed_version(),
         counts=report.counts,
@@ -48,14 +46,6 @@ def write_page(report: Report, path: str | Path) -> None:
         cases=_cases(report),
     )
     write_text(path, page + "\n")
-
-
-def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader
-
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    environment.filters["line"] = single_line
-    return environment.get_template(_TEMPLATE)
 
 
 def _cases(report: Report) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from medseg.errors import DataError
 from medseg.evaluation.statistics.bootstrap import Interval
 from medseg.report.report_case import ReportCase
-from medseg.runtime.formatting import single_line
 from medseg.runtime.machine import installed_version
 from medseg.runtime.progress import Progress
 from medseg.storage.atomic import write_text
+from medseg.viz.html_templates import render_html
 from medseg.viz.viewer.viewer_page import (
     SHELL_CASE,
     SHELL_TITLE,
@@ -94,19 +94,12 @@ class ReportPage:
         Raises:
             DataError: The file cannot be written.
         """
-        from jinja2 import Environment, FileSystemLoader
-
-        environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
-        environment.filters |= {
-            "line": single_line,
-            "number": format_figure,
-            "p": p_value,
-            "sortable": sortable,
-        }
         script = (_FOLDER / "report.js").read_text(encoding="utf-8")
         shell = {"page": viewer_shell(), "title": SHELL_TITLE, "case": SHELL_CASE} if self._views else None
         scripts = (script, *(viewer_scripts() if self._views else ()))
-        page = environment.get_template(template).render(
+        page = render_html(
+            _FOLDER / template,
+            {"number": format_figure, "p": p_value, "sortable": sortable},
             version=installed_version(),
             shell=embedded_json(shell) if shell else "",
             views=self._views,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,13 +22,11 @@ from medseg.planning.page.plan_figures import (
     volume_figure,
 )
 from medseg.planning.propose import Proposal
-from medseg.runtime.formatting import format_number, percent, single_line
+from medseg.runtime.formatting import format_number, percent
 from medseg.storage.atomic import write_text
+from medseg.viz.html_templates import render_html
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-_TEMPLATE = "plan_page.html.j2"
+_TEMPLATE = Path(__file__).with_name("plan_page.html.j2")
 _MOST_IDS = 200  # case ids listed per finding
 Row = tuple[str, ...]
 
@@ -59,7 +56,8 @@ def write_page(
         "volume": volume_figure(f),
         "share": share_figure(f),
     }
-    page = _template().render(
+    page = render_html(
+        _TEMPLATE,
         title=f"Fingerprint of {f.dataset}",
         tiles=_tiles(f),
         findings=f.findings,
@@ -71,14 +69,6 @@ def write_page(
         cases=[_case_row(case) for case in f.cases],
     )
     write_text(path, page + "\n")
-
-
-def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader
-
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    environment.filters["line"] = single_line
-    return environment.get_template(_TEMPLATE)
 
 
 def _tiles(f: Fingerprint) -> dict[str, str]:

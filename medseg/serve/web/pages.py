@@ -9,6 +9,7 @@ from typing import Any
 from medseg.runtime.machine import installed_version
 from medseg.serve.dicomweb.series_requests import MOST_STUDIES
 from medseg.serve.job import ARCHIVE, FORMATS, SINGLE_FILES
+from medseg.viz.html_templates import render_html
 from medseg.viz.viewer.viewer_page import embedded_json, script_hash_source, viewer_scripts
 
 _FOLDER = Path(__file__).parent / "templates"
@@ -70,7 +71,4 @@ def _script() -> str:
 
 
 def _rendered(template: str, **values: Any) -> str:
-    from jinja2 import Environment, FileSystemLoader
-
-    environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
-    return environment.get_template(template).render(version=installed_version(), **values)
+    return render_html(_FOLDER / template, version=installed_version(), **values)

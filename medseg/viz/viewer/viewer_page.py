@@ -18,6 +18,7 @@ from medseg.errors import ConfigError, DataError
 from medseg.runtime.formatting import pluralise, single_line
 from medseg.runtime.memory import format_size
 from medseg.storage.atomic import write_text
+from medseg.viz.html_templates import render_html
 from medseg.viz.viewer.viewer_case import ViewerCase
 
 DEFAULT_MAX_BYTES = 12 * 10**6
@@ -99,11 +100,9 @@ def viewer_scripts() -> tuple[str, str]:
 
 
 def _rendered(title: str, names: Sequence[str], cases: Sequence[str]) -> str:
-    from jinja2 import Environment, FileSystemLoader
-
-    environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
     scripts = viewer_scripts()
-    return environment.get_template("viewer.html.j2").render(
+    return render_html(
+        _FOLDER / "viewer.html.j2",
         title=title,
         names=names,
         cases=cases,
