@@ -111,8 +111,3 @@ def message_parts(message: str, *paths: Path | str) -> MessageParts:
     found, *more = re.split(r"[,;] expected ", rest, maxsplit=1)
     expected = more[0] if more else ""
     return MessageParts(field.strip(": "), found.strip().rstrip("."), expected.strip(), remedy.strip())
-
-
-def relative_name(path: Path, root: Path) -> str:
-    """Return a path relative to the folder of its dataset if it is inside, with ``/``."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from medseg.check.cases.file_findings import read_file
 from medseg.check.cases.label_findings import first_index, fragments, label_values, value_findings
-from medseg.check.finding import Finding, relative_name
+from medseg.check.finding import Finding
 from medseg.data.datasets.cases import Case
+from medseg.data.datasets.names import relative_name
 from medseg.data.datasets.read_case import LARGEST_EXACT, LARGEST_ID, read_case_label, repaired_values
 from medseg.errors import DataError
 from medseg.labels.label_table import Labels

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medseg.check.finding import Finding, message_parts, relative_name
+from medseg.check.finding import Finding, message_parts
 from medseg.data.datasets.cases import ReadingOptions
+from medseg.data.datasets.names import relative_name
 from medseg.errors import DataError, collected_warnings
 from medseg.io.file_content import recognised_file, require_readable
 from medseg.io.files import NATURAL_IMAGES, NIFTI, read_stored_labels, suffix_of

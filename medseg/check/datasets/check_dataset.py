@@ -11,9 +11,10 @@ from medseg.check.cases.check_case import CheckedCase, check_case
 from medseg.check.datasets.across_cases import findings_across_cases
 from medseg.check.datasets.dataset_files import list_dataset
 from medseg.check.datasets.split_findings import split_findings
-from medseg.check.finding import Finding, message_parts, relative_name
+from medseg.check.finding import Finding, message_parts
 from medseg.cluster.case_map import CaseExecutor
 from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
+from medseg.data.datasets.names import relative_name
 from medseg.data.datasets.splits import Split, k_fold, read_splits, subjects_of
 from medseg.data.preprocessing.case_memory import measuring_bytes
 from medseg.errors import DataError, all_results, no_such_path

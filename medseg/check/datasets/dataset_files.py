@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medseg.check.finding import Finding, message_parts, relative_name
+from medseg.check.finding import Finding, message_parts
 from medseg.data.datasets.cases import Dataset, ReadingOptions
 from medseg.data.datasets.dataset_json import training_counts
 from medseg.data.datasets.image_folders import UnpairedMapsError
 from medseg.data.datasets.layouts import list_cases
-from medseg.data.datasets.names import persons_by_name, visible_files
+from medseg.data.datasets.names import persons_by_name, relative_name, visible_files
 from medseg.data.datasets.repairs import OutdatedRepairsError, apply_repairs
 from medseg.data.datasets.splits import subjects_of
 from medseg.errors import DataError, collected_warnings

@@ -126,6 +126,11 @@ def path_inside(root: Path, name: Any, where: str, files_root: str | None = None
     )
 
 
+def relative_name(path: Path, root: Path) -> str:
+    """Return a path relative to the folder of its dataset if it is inside, with ``/``."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
 def folder_name(path: Path) -> str:
     """Return the name of a folder, or of the folder that holds a file; also for ``.``."""
     return (path if path.is_dir() else path.parent).resolve().name or "dataset"

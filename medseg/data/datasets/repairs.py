@@ -15,6 +15,7 @@ from pydantic import Field
 
 from medseg.config import Config
 from medseg.data.datasets.cases import Case, Dataset, ReadingOptions
+from medseg.data.datasets.names import relative_name
 from medseg.errors import ConfigError, DataError
 from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.storage.atomic import write_text
@@ -139,12 +140,8 @@ def files_state(files: Iterable[Path], root: Path) -> dict[str, RepairedFile | N
     for file in files:
         state = FileState.of([file]) if file.exists() else None
         kept = None if state is None else RepairedFile(stamp=state.stamp, content=state.content)
-        states[_name(file, root)] = kept
+        states[relative_name(file, root)] = kept
     return states
-
-
-def _name(file: Path, root: Path) -> str:
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
 
 
 def apply_repairs(dataset: Dataset, path: str | Path) -> Dataset:
@@ -199,7 +196,9 @@ def _repaired(case: Case, repair: Repair) -> ReadingOptions:
 
 def _changed_file(repair: Repair, case: Case, root: Path) -> str | None:
     """Return the first file of a case that is not as its repair states, or None; a file that it does not list counts, too."""
-    unlisted = [_name(file, root) for file in case.files if _name(file, root) not in repair.files]
+    unlisted = [
+        relative_name(file, root) for file in case.files if relative_name(file, root) not in repair.files
+    ]
     if unlisted:
         return unlisted[0]
     for name, state in repair.files.items():
