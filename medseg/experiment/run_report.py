@@ -85,7 +85,7 @@ def _images(run: RunFolder) -> dict[str, Case]:
 def _context(run: RunFolder, labels: Labels) -> ReportContext:
     return ReportContext(
         f"Evaluation of {run.path.name}",
-        {label.name: label.colour for label in (*labels, *labels.regions)},
+        labels.colours,
         _origin(run),
         read_metrics(run.metrics) if run.metrics.is_file() else (),
         run.config.read_text(encoding="utf-8"),

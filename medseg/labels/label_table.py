@@ -268,6 +268,11 @@ class Labels(Sequence[Label]):
         return self.items[1:]
 
     @property
+    def colours(self) -> dict[str, Colour]:
+        """The colours of the labels and of the regions, by name."""
+        return {one.name: one.colour for one in (*self, *self.regions)}
+
+    @property
     def num_outputs(self) -> int:
         """The number of outputs of a network: its regions, or its classes including the background."""
         return len(self.regions) or len(self.items)

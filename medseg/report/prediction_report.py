@@ -20,7 +20,7 @@ from medseg.inference.cohort.output_files import OutputFiles
 from medseg.inference.cohort.written_files import uncertainty_path
 from medseg.inference.quality.case_quality import CaseQuality
 from medseg.io.files import read, read_labels
-from medseg.labels.colours import Colour, colour_to_css, distinct_colour
+from medseg.labels.colours import colour_to_css, distinct_colour
 from medseg.labels.label_table import Labels
 from medseg.report.report_case import ReportCase
 from medseg.report.report_page import MAX_BYTES, ReportPage, format_figure
@@ -142,10 +142,6 @@ def _opened(name: str, case: Case, label_map: Path, labels: Labels, uncertainty:
     )
 
 
-def _colours(labels: Labels) -> dict[str, Colour]:
-    return {one.name: one.colour for one in (*labels, *labels.regions)}
-
-
 def _volumes_by_label(rows: Sequence[Mapping[str, Any]], labels: Labels) -> dict[str, dict[str, float]]:
     """Return, for each label, its volume in ml in each case where it was measured."""
     names = [one.name for one in labels.evaluated]
@@ -155,7 +151,7 @@ def _volumes_by_label(rows: Sequence[Mapping[str, Any]], labels: Labels) -> dict
 
 
 def _label_rows(rows: Sequence[Mapping[str, Any]], labels: Labels) -> list[dict[str, Any]]:
-    colours, found = _colours(labels), []
+    colours, found = labels.colours, []
     for place, (name, by_case) in enumerate(_volumes_by_label(rows, labels).items(), start=1):
         present = np.array([ml for ml in by_case.values() if ml > 0])
         middle = np.percentile(present, (0, 25, 50, 75, 100)) if present.size else [None] * 5
@@ -179,4 +175,4 @@ def _volume_plot(rows: Sequence[Mapping[str, Any]], labels: Labels) -> str:
         if present:
             median = float(np.median(present))
             relative[name] = {case: ml / median for case, ml in by_case.items()}
-    return strip_plot(relative, _colours(labels), low=0.0, high=_WIDEST) if relative else ""
+    return strip_plot(relative, labels.colours, low=0.0, high=_WIDEST) if relative else ""

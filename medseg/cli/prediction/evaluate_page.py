@@ -80,7 +80,7 @@ def _of_files(
     }
     context = ReportContext(
         f"Evaluation of {Path(options.prediction).name}",
-        {} if labels is None else {one.name: one.colour for one in (*labels, *labels.regions)},
+        {} if labels is None else labels.colours,
         origin_of_files(files, result.options.to_plain()),
     )
     images = images_of_folder(options.image_folder) if options.image_folder else {}
