@@ -124,16 +124,30 @@ def resampled_means(values: Array, subjects: Sequence[str], *, seed: int = 0, dr
     Returns:
         `(draws, columns)`; NaN where a resample has no value of a column.
     """
+    sums, counts = subject_sums(values, subjects)
+    parts = []
+    for weights in resampled_weights(len(sums), seed=seed, draws=draws):
+        with np.errstate(invalid="ignore"):
+            parts.append((weights @ sums) / (weights @ counts))
+    return np.concatenate(parts)
+
+
+def subject_sums(values: Array, subjects: Sequence[str]) -> tuple[Array, Array]:
+    """Return the sums of the finite values of each subject, and their numbers.
+
+    Args:
+        values: Values `(cases, columns)`.
+        subjects: Subject of each case.
+
+    Returns:
+        Sums and numbers `(subjects, columns)`, subjects in the order of their names.
+    """
     names, owner = np.unique(np.asarray(subjects), return_inverse=True)
     known = np.isfinite(values)
     sums, counts = (np.zeros((len(names), values.shape[1])) for _ in range(2))
     np.add.at(sums, owner, np.where(known, values, 0.0))
     np.add.at(counts, owner, known)
-    parts = []
-    for weights in resampled_weights(len(names), seed=seed, draws=draws):
-        with np.errstate(invalid="ignore"):
-            parts.append((weights @ sums) / (weights @ counts))
-    return np.concatenate(parts)
+    return sums, counts
 
 
 def mean_of_known(values: Array) -> Array:

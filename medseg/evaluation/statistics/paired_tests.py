@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.evaluation.statistics.bootstrap import Interval, resampled_means
+from medseg.evaluation.statistics.bootstrap import Interval, resampled_means, subject_sums
 
 RESAMPLES = 9999
 _SAME = 1e-9  # differences below this are ties
@@ -102,11 +102,7 @@ def holm_correction(p_values: Array) -> Array:
 
 def _subject_means(values: Array, subjects: Sequence[str]) -> Array:
     """Return the mean `(subjects, labels)` of the finite values of each subject."""
-    names, owner = np.unique(np.asarray(subjects), return_inverse=True)
-    known = np.isfinite(values)
-    sums, counts = (np.zeros((len(names), values.shape[1])) for _ in range(2))
-    np.add.at(sums, owner, np.where(known, values, 0.0))
-    np.add.at(counts, owner, known)
+    sums, counts = subject_sums(values, subjects)
     with np.errstate(invalid="ignore"):
         return np.asarray(sums / counts)
 
