@@ -18,7 +18,7 @@ from medseg.errors import ConfigError, DataError
 from medseg.experiment.run_folder import RunFolder
 from medseg.labels.label_table import Labels
 from medseg.model_folder.settings import SavedModel
-from medseg.runtime.formatting import pluralise
+from medseg.runtime.formatting import listed, pluralise
 from medseg.storage.manifest import check_manifest
 
 _MOST_LISTED = 10
@@ -90,7 +90,7 @@ def _check_held_out(run: RunFolder, cases: Sequence[Case]) -> None:
     if others:
         raise ConfigError(
             f"cascade.first_stage: {run}: {len(others)} of {pluralise(len(cases), 'case')} were not held out by any fold: "
-            f"{_listed(others)}; label maps of training cases are better than those of new images. Cross-validate the "
+            f"{listed(others, _MOST_LISTED)}; label maps of training cases are better than those of new images. Cross-validate the "
             f"first stage in a new folder: medseg train {shlex.quote(str(run.config))} --run FOLDER --all-folds, and give "
             "cascade.first_stage=FOLDER."
         )
@@ -110,7 +110,7 @@ def require_label_maps(run: RunFolder, cases: Sequence[Case]) -> None:
     if missing:
         raise DataError(
             f"{run.predictions}: {len(missing)} of {len(cases)} label maps of the first stage are missing: "
-            f"{_listed(missing)}. Predict them with: medseg predict {shlex.quote(str(run))} --held-out."
+            f"{listed(missing, _MOST_LISTED)}. Predict them with: medseg predict {shlex.quote(str(run))} --held-out."
         )
 
 
@@ -128,7 +128,3 @@ def first_stage_labels(run: RunFolder) -> Labels:
     """
     check_manifest(run.first_stage)
     return Labels.from_tsv(run.first_stage / "labels.tsv")
-
-
-def _listed(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:_MOST_LISTED]) + (", ..." if len(ids) > _MOST_LISTED else "")

@@ -21,7 +21,7 @@ from medseg.losses.build import build_loss
 from medseg.model_folder.folder import load_weights
 from medseg.models.base import Model
 from medseg.runtime.devices import memory_format
-from medseg.runtime.formatting import pluralise
+from medseg.runtime.formatting import listed, pluralise
 from medseg.runtime.glibc_memory import keep_freed_memory
 from medseg.runtime.stop_signals import Interrupted, StopRequest
 from medseg.train.batches import Batch, Batches, TrainingPatches, load_batches, resolve_workers
@@ -467,7 +467,7 @@ class Trainer:
         parts = self.settings.batch_size * self.settings.gradient_accumulation * self.distributed.size
         last = range(max(0, step - MAX_BAD_STEPS) * parts, step * parts)
         ids = self.patches.train.case_ids(last)
-        cases = ", ".join(ids[:_MOST_LISTED]) + (", ..." if len(ids) > _MOST_LISTED else "")
+        cases = listed(ids, _MOST_LISTED)
         return (
             f"{self.run.folder}: {found} by step {step} (lr {rate:.2e}; patches of cases {cases}), expected finite numbers. Lower "
             "train.optimizer.lr, or set train.precision=float32, in a new run; earlier checkpoints are kept."
