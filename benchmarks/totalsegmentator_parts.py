@@ -1,6 +1,7 @@
 """Networks of TotalSegmentator's tasks at 8 base features, trained on CT phantoms with medseg, as folders that nnU-Net reads.
 
-A phantom has few organs. Each network learns some of them under the names of labels of its own; its other labels do not occur.
+A phantom has few organs. Each network learns some of them under the names of labels of its own. Its other labels do not occur: they
+are added to the last layer after the training, with a low logit everywhere.
 TotalSegmentator publishes its plans only together with its weights. The plans here have its voxel sizes, and the patch, the number of
 stages and the convolutions per stage that nnU-Net plans for such voxels on a card of 8 GB.
 """
@@ -42,6 +43,7 @@ TISSUES += ("fat", "muscle", "stomach", "aorta", "gas", "rib")
 CASES, HELD_OUT = 12, 3
 ENOUGH = 0.7  # mean Dice of the labels that occur
 ROI_MARGIN = 20.0  # mm
+ABSENT = -30.0  # logit of labels that do not occur
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,11 @@ class Part:
     def present(self) -> tuple[str, ...]:
         """The labels that occur in the phantoms."""
         return tuple(dict.fromkeys(self.organs.values()))
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Their values."""
+        return tuple(self.labels.index(name) + 1 for name in self.present)
 
 
 _TOTAL = TASKS["total"].labels
@@ -179,7 +186,7 @@ def train_part(part: Part, results: Path, work: Path, size: Size, minutes: float
     trained = _write_untrained(part, results, size, statistics)
     began = time.perf_counter()
     run, steps = _trained(part, data, trained, work / "runs" / part.folder, size, minutes, statistics)
-    _write_weights(trained, load_file(run / "model" / "model.safetensors"))
+    _write_weights(part, trained, load_file(run / "model" / "model.safetensors"))
     dice = _held_out_dice(part, trained, work / "imported" / part.folder, size)
     found = {
         "steps": steps,
@@ -192,18 +199,20 @@ def train_part(part: Part, results: Path, work: Path, size: Size, minutes: float
 
 
 def _write_phantoms(part: Part, folder: Path, size: Size) -> dict[str, float]:
-    """Write training cases in the layout of the Decathlon; return the statistics of the foreground's intensities."""
+    """Write training cases with the labels that occur; return the statistics of the foreground's intensities."""
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    places = np.zeros(len(part.labels) + 1, np.uint8)
+    places[list(part.values)] = np.arange(1, len(part.values) + 1)
     values, entries = [], []
     for index in range(CASES):
         image, label = labelled_phantom(part, index, size)
         values.append(image.data[label.data > 0])
         file = f"phantom_{index:03d}.nii.gz"
         write(image, folder / "imagesTr" / file)
-        write(label, folder / "labelsTr" / file)
+        write(label.with_data(places[label.data]), folder / "labelsTr" / file)
         entries.append({"image": f"./imagesTr/{file}", "label": f"./labelsTr/{file}"})
-    names = {str(value): name for value, name in enumerate(("background", *part.labels))}
+    names = {str(value): name for value, name in enumerate(("background", *part.present))}
     description = {"name": part.name, "modality": {"0": "CT"}, "labels": names, "training": entries}
     write_text(folder / "dataset.json", json.dumps(description) + "\n")
     every = np.concatenate(values)
@@ -273,7 +282,11 @@ def _trained(
     """Train the network of the plans with medseg; return its run folder and the number of steps."""
     shutil.rmtree(run, ignore_errors=True)
     axes, network = _network(trained)
-    patch = [int(n // size.divide * size.training_share) for n in part.patch]
+    least = np.prod(part.strides[: size.stages], axis=0)
+    patch = [
+        int(n // size.divide * size.training_share) // step * step
+        for n, step in zip(part.patch, least.tolist(), strict=True)
+    ]
     without = dict.fromkeys(("rotate_p", "scale_p", "blur_p", "low_resolution_p", "gamma_inverted_p"), 0.0)
     experiment = Experiment.parse(
         {
@@ -292,7 +305,7 @@ def _trained(
                 "batch_size": 1,
                 "batch_dice": True,
                 "oversample_foreground": 0.5,
-                "optimizer": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.0, "schedule": "cosine"},
+                "optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.0, "schedule": "cosine"},
                 "report_every": 10,
                 "validate_every": 10,
                 "validation_batches": 6,
@@ -318,14 +331,19 @@ def _network(trained: Path) -> tuple[FileAxes, dict[str, Any]]:
     return axes, plans.configuration.architecture.model(axes.order)
 
 
-def _write_weights(trained: Path, weights: Mapping[str, Tensor]) -> None:
-    """Replace the weights of a checkpoint by those of the same network in medseg."""
+def _write_weights(part: Part, trained: Path, weights: dict[str, Tensor]) -> None:
+    """Replace the weights of a checkpoint by those of the same network in medseg, with all labels."""
     path = trained / "fold_0" / "checkpoint_final.pth"
     checkpoint = torch.load(path, weights_only=False)
     theirs = checkpoint["network_weights"]
     axes, network = _network(trained)
-    sizes = {"in_channels": 1, "out_channels": len(weights["head.bias"])}
+    outputs = len(part.labels) + 1
+    for name, filled in (("head.weight", 0.0), ("head.bias", ABSENT)):
+        own = weights[name]
+        weights[name] = torch.full((outputs, *own.shape[1:]), filled)
+        weights[name][[0, *part.values]] = own
     options = {key: value for key, value in network.items() if key != "name"}
+    sizes = {"in_channels": 1, "out_channels": outputs}
     config = UNetConfig.parse({**options, **sizes}, source=str(trained))
     # Each tensor is filled with its number, so that the import shows which tensor becomes which.
     numbered = {name: torch.full_like(tensor, i) for i, (name, tensor) in enumerate(theirs.items())}
@@ -346,8 +364,7 @@ def _held_out_dice(part: Part, trained: Path, model: Path, size: Size) -> dict[s
     for seed in range(CASES, CASES + HELD_OUT):
         image, reference = labelled_phantom(part, seed, size)
         found = predictor(image).data
-        for name in part.present:
-            value = part.labels.index(name) + 1
+        for name, value in zip(part.present, part.values, strict=True):
             a, b = found == value, reference.data == value
             common[name] += 2 * int((a & b).sum())
             voxels[name] += int(a.sum() + b.sum())

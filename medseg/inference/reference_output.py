@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medseg.config import Config
 from medseg.data.preprocessing.normalize import Normalization
@@ -273,7 +274,7 @@ def compute_reference(folder: Path, generated: GeneratedImage) -> Reference:
         )
         blocks = window_slices(prepared.image, predictor.network, predictor.engine.sliding)
         logits = torch.cat([block.clone() for block in blocks]).flatten().double()
-    chosen = logits[torch.linspace(0, len(logits) - 1, _LOGITS).long()]
+    chosen = logits[stored_places(len(logits))]
     stride = math.ceil(labels.size / _MOST_VOXELS)
     sample = np.ascontiguousarray(labels).ravel()[::stride].astype("<u2")
     return Reference(
@@ -286,6 +287,12 @@ def compute_reference(folder: Path, generated: GeneratedImage) -> Reference:
         sample=base64.b64encode(gzip.compress(sample.tobytes(), 9, mtime=0)).decode(),
         logits=tuple(chosen.tolist()),
     )
+
+
+def stored_places(count: int) -> Tensor:
+    """Return the indices of the logits that are stored, from the first of `count` to the last."""
+    # float32 rounds the last index up if there are more than 2**24 logits
+    return torch.linspace(0, count - 1, _LOGITS).long().clamp(max=count - 1)
 
 
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from medseg.inference.reference_output import (
     compare_reference,
     compute_reference,
     read_reference,
+    stored_places,
     write_reference,
 )
 from medseg.model_folder.folder import load_model, save_model
@@ -48,6 +50,17 @@ def test_the_output_is_reproduced_bit_for_bit(folder: Path) -> None:
     report = check_paths([folder])
     assert report.findings == ()
     assert report.passed == (f"{folder}: the reference output is reproduced.",)
+
+
+@pytest.mark.parametrize(
+    "count", [24, 1000, 2**24 - 1, 118 * 64**3]
+)  # the last has no float32 for its last index
+def test_stored_logits_reach_from_the_first_to_the_last(count: int) -> None:
+    places = stored_places(count).tolist()
+    assert places[0] == 0
+    assert places[-1] == count - 1
+    assert places == sorted(set(places))
+    assert max(b - a for a, b in pairwise(places)) <= 1.001 * count / 23 + 1
 
 
 def change_weight(folder: Path) -> None:
