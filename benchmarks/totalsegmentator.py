@@ -13,8 +13,7 @@ are over, and writes them to WORK/results as nnU-Net does. Networks that are the
 received), and of the coarse model with the box that it gives. Seconds and memory are those of whole processes with all of their
 children. Figures are written to WORK/comparison.json.
 
-``golden`` writes the label maps of TotalSegmentator that tests compare with, for small networks whose weights are not trained. Results that are
-in WORK are not computed again.
+``golden`` writes the label maps of TotalSegmentator that tests compare with, for small networks whose weights are not trained.
 
 TotalSegmentator is not a dependency of medseg; PYTHON is that of an environment that has it. See ``totalsegmentator_theirs.py`` for
 what is replaced there. ``train`` and ``golden`` need ``pip install medseg[benchmark]``.
@@ -219,7 +218,7 @@ def _prediction(model: Path, image: Path, output: Path) -> list[str]:
 def _measured(command: list[str]) -> Figures:
     """Run a command; return its seconds, its processor seconds, and the peak memory of it and its children together."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    environment = {**os.environ, "nnUNet_def_n_proc": "1"}
+    environment = dict(os.environ)
     if command[0] != sys.executable:
         environment.pop("PYTHONPATH", None)
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -286,9 +285,8 @@ def _golden(options: argparse.Namespace) -> None:
     files: Figures = {}
     for name in GOLDEN_TASKS:
         output = options.work / name
-        if not (output / "versions.json").is_file():
-            shutil.rmtree(output, ignore_errors=True)
-            _measured(_their_command(options.python, results, image, output, name))
+        shutil.rmtree(output, ignore_errors=True)
+        _measured(_their_command(options.python, results, image, output, name))
         sources = {f"{name}.nii.gz": output / IMAGE}
         for path in (output / "coarse").iterdir():
             sources[f"{name}_coarse.nii.gz"] = path

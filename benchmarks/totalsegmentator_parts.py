@@ -55,8 +55,7 @@ class Size:
         spacing: Their size in mm.
         base: Features of the first stage.
         stages: Largest number of stages.
-        divide: Divisor of the patches of the plans.
-        training_share: Part of the patch along each axis on which the networks are trained.
+        divide: Divisor of all patches.
     """
 
     shape: tuple[int, int, int] = (100, 90, 66)
@@ -64,11 +63,10 @@ class Size:
     base: int = 8
     stages: int = 6
     divide: int = 1
-    training_share: float = 0.75
 
 
 FULL = Size()
-SMALL = Size((44, 40, 30), (2.4, 2.6, 3.6), base=4, stages=3, divide=4, training_share=1.0)
+SMALL = Size((44, 40, 30), (2.4, 2.6, 3.6), base=4, stages=3, divide=4)
 """For trying out that everything runs; the networks learn little."""
 
 
@@ -83,6 +81,8 @@ class Part:
         organs: Label by tissue of the phantom.
         spacing: Voxel size in mm, in the order of the plans.
         patch: Patch in the order of the plans.
+        trained_on: Smaller patch of the training, in the same order. Images of 6 mm are smaller than their patch, so that the
+            padding takes part in the training, too.
         strides: Strides of the stages in the order of the plans.
         trainer: Name of nnU-Net's trainer.
         around: Tissue to whose box, with a margin, the images are cropped; None for whole images.
@@ -94,6 +94,7 @@ class Part:
     organs: Mapping[str, str]
     spacing: tuple[float, float, float] = (1.5, 1.5, 1.5)
     patch: tuple[int, int, int] = (128, 128, 128)
+    trained_on: tuple[int, int, int] = (64, 64, 64)
     strides: tuple[tuple[int, int, int], ...] = ((1, 1, 1), *[(2, 2, 2)] * 5)
     trainer: str = "nnUNetTrainerNoMirroring"
     around: str | None = None
@@ -155,6 +156,7 @@ PARTS = (
         {"spine": "liver_vessels", "gas": "liver_tumor"},
         spacing=(1.5, 0.8, 0.8),
         patch=(64, 192, 192),
+        trained_on=(32, 96, 96),
         strides=((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
         trainer="nnUNetTrainer",
         around="liver",
@@ -282,11 +284,7 @@ def _trained(
     """Train the network of the plans with medseg; return its run folder and the number of steps."""
     shutil.rmtree(run, ignore_errors=True)
     axes, network = _network(trained)
-    least = np.prod(part.strides[: size.stages], axis=0)
-    patch = [
-        int(n // size.divide * size.training_share) // step * step
-        for n, step in zip(part.patch, least.tolist(), strict=True)
-    ]
+    patch = [n // size.divide for n in part.trained_on]
     without = dict.fromkeys(("rotate_p", "scale_p", "blur_p", "low_resolution_p", "gamma_inverted_p"), 0.0)
     experiment = Experiment.parse(
         {
@@ -297,7 +295,7 @@ def _trained(
                 "normalize": "ct",
                 "intensities": {"CT": dict(statistics)},
             },
-            "model": network,
+            "model": {**network, "deep_supervision": True},
             "patch": {"size": axes.per_file_axis(patch, across=1)},
             "augment": {"mirror_axes": [], **without},
             "train": {
@@ -305,7 +303,7 @@ def _trained(
                 "batch_size": 1,
                 "batch_dice": True,
                 "oversample_foreground": 0.5,
-                "optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.0, "schedule": "cosine"},
+                "optimizer": {"name": "adamw", "lr": 0.006, "weight_decay": 0.01, "schedule": "cosine"},
                 "report_every": 10,
                 "validate_every": 10,
                 "validation_batches": 6,
