@@ -237,7 +237,7 @@ def _measured(command: list[str]) -> Figures:
 
 def _watch(pid: int, peak: list[int], ended: threading.Event) -> None:
     """Keep the largest sum of the memory of a process and its children; pages that they share count once."""
-    while not ended.wait(0.1):
+    while not ended.wait(0.5):  # each look takes some milliseconds of the processor
         with suppress(psutil.Error):
             process = psutil.Process(pid)
             total = 0

@@ -38,8 +38,10 @@ from medseg.volumes.volume import Volume
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-TISSUES = ("liver", "spleen", "right_kidney", "left_kidney", "spine")
-TISSUES += ("fat", "muscle", "stomach", "aorta", "gas", "rib")
+TISSUES: tuple[str, ...] = (
+    *("liver", "spleen", "right_kidney", "left_kidney", "spine"),
+    *("fat", "muscle", "stomach", "aorta", "gas", "rib"),
+)
 CASES, HELD_OUT = 12, 3
 ENOUGH = 0.7  # mean Dice of the labels that occur
 ROI_MARGIN = 20.0  # mm

@@ -13,6 +13,7 @@ this machine are refused. With ``--exact``, nnU-Net adds up logits in float32 in
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import os
@@ -72,7 +73,10 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     import nibabel as nib
     import torch
-    from totalsegmentator import nnunet, python_api
+
+    nnunet, python_api = (
+        importlib.import_module(f"totalsegmentator.{name}") for name in ("nnunet", "python_api")
+    )
 
     networks, coarse = options.output / "networks", options.output / "coarse"
     for folder in (networks, coarse):
