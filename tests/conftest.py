@@ -17,6 +17,7 @@ from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Kind, Volume
 from tests.helpers.extras import skip_unless_installed
 from tests.helpers.paths import SHARED_FOLDER
+from tests.helpers.redundant_coverage import is_unmeasured, unmeasured
 
 # As the command does, before anything loads torch: on a busy machine spinning threads starve each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -122,5 +123,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the notebooks, which take longest: begun last, one process would be left working alone."""
+    """Begin with the notebooks, and leave tests out of the coverage to which they add nothing.
+
+    Notebooks take longest: begun last, one process would be left working alone.
+    """
     items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+    listed = unmeasured()
+    for item in items:
+        if is_unmeasured(item, listed):
+            item.add_marker(pytest.mark.no_cover)

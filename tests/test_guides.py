@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.children import start_program
 from tests.helpers.paths import ROOT
 
 _FILE = re.compile(r"^```python\n# (\S+\.py).*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -25,13 +24,18 @@ def test_the_files_of_a_guide_pass_its_tests(guide: str, tmp_path: Path) -> None
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "tests"]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
+    command = (
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:hypothesispytest",
+        "tests",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = start_program(*command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, errors_in_output=True)
+    printed, _ = done.communicate(300)
+    assert done.returncode == 0, printed

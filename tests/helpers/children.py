@@ -33,16 +33,20 @@ _SECONDS = 180.0
 _SERVER: Any = forkserver._forkserver  # type: ignore[attr-defined]
 
 
+class _Coverage:
+    """How the coverage of this session is measured; it is paused in tests whose coverage is not measured."""
+
+    config: str | None = None
+
+
 def _measure_children(patch: pytest.MonkeyPatch) -> None:
-    coverage = sys.modules.get("coverage")
-    measured = coverage and coverage.Coverage.current()
-    if measured:
-        patch.setenv("COVERAGE_PROCESS_CONFIG", measured.config.serialize())
+    if _Coverage.config is not None:
+        patch.setenv("COVERAGE_PROCESS_CONFIG", _Coverage.config)
 
 
 @pytest.fixture
 def measured_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure the coverage of the Python processes that a test starts, if that of the test is measured.
+    """Measure the coverage of the Python processes that a test starts, if coverage is measured.
 
     It is not done for all tests, because such a process takes about a third longer to load torch.
     """
@@ -67,7 +71,10 @@ def fork_server() -> ForkServerContext:
 
 @pytest.fixture(scope="session", autouse=True)
 def _fork_server_ends() -> Iterator[None]:
-    """End the process from which others are forked before coverage is combined."""
+    """Remember how coverage is measured, and end the process from which others are forked before it is combined."""
+    coverage = sys.modules.get("coverage")
+    measured = coverage and coverage.Coverage.current()
+    _Coverage.config = measured.config.serialize() if measured else None
     yield
     if _SERVER._forkserver_pid is not None:
         late = threading.Timer(

@@ -33,10 +33,6 @@ from tests.helpers.networks import randomise
 
 pytestmark = pytest.mark.slow
 
-# Most of the time of an export is spent in Python code of torch, which is half as slow again if coverage is measured. What these
-# tests run of medseg is measured in others.
-unmeasured = pytest.mark.no_cover
-
 LABELS = Labels.from_names({"background": 0, "liver": 5, "spleen": 7})
 TOY = {"channels": [4, 8], "num_blocks": 1}
 
@@ -120,7 +116,6 @@ OPTIONS = {
 }
 
 
-@unmeasured
 @pytest.mark.parametrize("name", OPTIONS)
 def test_unets_with_padded_windows_are_exported(name, make_folder, tmp_path):
     window = (9, 8, 10)[: 2 if name.endswith("2d") else 3]
@@ -161,7 +156,6 @@ DOWNSAMPLE = ("conv", "maxpool", "avgpool")
 BLOCKS = ("basic", "res", "convnext")
 
 
-@unmeasured
 def test_combinations_of_options_are_exported():
     dims = 3  # the same code builds both
     chosen = combinations(dims)
@@ -179,7 +173,6 @@ def test_combinations_of_options_are_exported():
         assert np.abs(found[:, 2 * i : 2 * i + 2] - expected).max() < 1e-4, options
 
 
-@unmeasured
 def test_individual_stages_are_exported(make_folder, tmp_path):
     """Self-attention, dilation, a stem, a bottleneck; and a deepest map of one voxel, which lies in every layout."""
     stages = [
@@ -198,7 +191,6 @@ def test_monai_network_is_exported(make_folder, tmp_path):
     assert_same(folder, tmp_path / "toy.onnx", 1, 1, 8, 8)
 
 
-@unmeasured
 def test_channels_last_weights_are_exported_in_the_default_layout():
     """In channels-last on the processor a 1×1×1 convolution is a matrix product, which other runtimes do slowly."""
     model = build_model("unet_3d", in_channels=1, num_classes=2, **TOY)
@@ -220,7 +212,6 @@ class TwoNorms(Model):
         return torch.cat([self.instance(image), self.group(image)], dim=1)
 
 
-@unmeasured
 def test_norms_of_large_feature_maps_are_exact():
     """Where onnxruntime's own instance norm is wrong by more than 1e-3: many voxels, a mean beside zero."""
     model = TwoNorms()

@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from medseg.runtime.launch import is_main_process, process_count, processes_per_
 from medseg.train.distributed_training import Distributed, lost_ranks_explained
 from medseg.train.reports.reporting import read_metrics
 from medseg.train.settings import TrainSettings
+from tests.helpers.children import start_program
 
 pytestmark = pytest.mark.slow
 
@@ -40,16 +39,11 @@ def together(make_experiment, workplace, tmp_path_factory) -> tuple[Path, str]:
     config, run = tmp_path_factory.mktemp("together") / "toy.yaml", workplace / "together"
     config.write_text(make_experiment(*OPTIONS, "train.batch_size=1").to_yaml())
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
-    done = subprocess.run(
-        [sys.executable, *torchrun, "medseg", "train", str(config), "--run", str(run)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return run, done.stdout
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = start_program(*torchrun, "medseg", "train", config, "--run", run, env=environment)
+    printed, errors = done.communicate(300)
+    assert done.returncode == 0, errors
+    return run, printed
 
 
 @pytest.fixture
