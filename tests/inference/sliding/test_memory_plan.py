@@ -17,7 +17,6 @@ from medseg.inference.sliding.prepared_prediction import PreparedPrediction
 from medseg.inference.sliding.slices import InMemoryImage
 from medseg.inference.sliding.to_file_grid import LinearWeights
 from medseg.inference.sliding.windows import SlidingWindow
-from medseg.io.files import decoded_bytes
 from medseg.io.probability_files import writing_probabilities
 from medseg.labels.components import KEEP_LARGEST_BYTES_PER_VOXEL, keep_largest_components
 from medseg.volumes.resampling import AxisMap
@@ -123,18 +122,6 @@ def test_a_prediction_with_probabilities_counts_their_pages(make_predictor, tmp_
     with predictor.writing_probabilities(tmp_path / "p.nii", prepared.target.volume) as probabilities:
         counted = predictor.engine.plan(prepared, files=[probabilities]).peak
     assert counted > plain
-
-
-def test_an_image_larger_than_the_budget_is_not_read(make_predictor, tmp_path, monkeypatch):
-    volume = medseg.Volume(np.zeros((1, 200, 200, 100), np.int16), medseg.Grid.from_spacing((200, 200, 100)))
-    medseg.write(volume, tmp_path / "zeros.nii.gz")
-    assert decoded_bytes(tmp_path / "zeros.nii.gz") == volume.data.nbytes
-    predictor = make_predictor()
-    predictor.max_memory = 10**6
-    monkeypatch.setattr("medseg.io.nifti.nifti_files._fill", None)
-    monkeypatch.setattr("medseg.inference.preparation.image_source._ALWAYS_READ", 10**6)
-    with pytest.raises(ConfigError, match=r"zeros.nii.gz: max_memory: found 1 MB, expected more than"):
-        predictor(tmp_path / "zeros.nii.gz")
 
 
 def test_the_network_is_not_measured_while_an_image_is_read(make_predictor):
