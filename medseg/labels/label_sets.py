@@ -101,8 +101,7 @@ class LabelSets:
 
     def certain(self) -> NDArray[np.bool_]:
         """Return whether a voxel with each value certainly belongs to each of `labels.evaluated`, `(num_values, m)`."""
-        outside = self.possible()[:, None] & ~self._members()
-        return np.logical_not(outside.any(2))
+        return np.logical_not(_meet(self.possible(), ~self._members()))
 
     def known(self) -> NDArray[np.bool_]:
         """Return whether it is known if a voxel with each value belongs to each of `labels.evaluated`.
@@ -110,8 +109,7 @@ class LabelSets:
         Returns:
             Table `(num_values, m)`, true where a voxel is certainly inside or certainly outside.
         """
-        possible = self.possible()[:, None] & self._members()
-        return self.certain() | np.logical_not(possible.any(2))
+        return self.certain() | np.logical_not(_meet(self.possible(), self._members()))
 
     def _members(self) -> NDArray[np.bool_]:
         """Return the classes of each evaluated region, or of each foreground label, `(m, K)`."""
@@ -119,6 +117,12 @@ class LabelSets:
         return np.array([np.isin(values, one.values) for one in self.labels.evaluated], bool).reshape(
             -1, len(values)
         )
+
+
+def _meet(sets: NDArray[np.bool_], others: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return whether each of the sets `(a, K)` shares a class with each of the others `(b, K)`, as table `(a, b)`."""
+    # A product of matrices counts the shared classes, exactly below 2^24; a table (a, b, K) would be huge for many labels.
+    return sets.astype(np.float32) @ others.T.astype(np.float32) > 0
 
 
 def unannotated_classes(labels: Labels, annotated: Sequence[str] | None, where: str) -> tuple[int, ...]:
