@@ -7,7 +7,7 @@ mistakes of a file are reported at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Self
@@ -36,14 +36,18 @@ class Config(BaseModel):
 
     @classmethod
     def parse(
-        cls, values: dict[str, Any], *, source: str = "config", lines_of: Mapping[str, int] | None = None
+        cls,
+        values: dict[str, Any],
+        *,
+        source: str = "config",
+        find_lines: Callable[[], Mapping[str, int]] | None = None,
     ) -> Self:
         """Build from plain values.
 
         Args:
             values: Nested dicts, lists and scalars.
             source: File name for messages.
-            lines_of: Lines of the file by dotted key, for messages.
+            find_lines: Function that returns the lines of the file by dotted key; called only if there are mistakes.
 
         Returns:
             The validated configuration.
@@ -54,7 +58,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(explain(error, cls, source, lines_of)) from None
+            raise ConfigError(explain(error, cls, source, find_lines() if find_lines else None)) from None
 
     @classmethod
     def load(cls, path: str | Path, *overrides: str) -> Self:
@@ -74,9 +78,12 @@ class Config(BaseModel):
         given = f" with {' '.join(overrides)}" if overrides else ""
         values = apply_overrides(read_yaml(path), overrides)
         overridden = {override.partition("=")[0] for override in overrides}
-        lines = key_lines(path.read_text(encoding="utf-8-sig"))
-        in_file = {key: line for key, line in lines.items() if key not in overridden}
-        return cls.parse(values, source=f"{path}{given}", lines_of=in_file)
+
+        def find_lines() -> dict[str, int]:
+            lines = key_lines(path.read_text(encoding="utf-8-sig"))
+            return {key: line for key, line in lines.items() if key not in overridden}
+
+        return cls.parse(values, source=f"{path}{given}", find_lines=find_lines)
 
     def replace(self, **changes: Any) -> Self:
         """Return a validated copy with some fields changed.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,15 @@ def parse_yaml(text: str) -> Any:
     {'steps': 1000.0, 'name': 'unet'}
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return copy.deepcopy(_parsed(text))
     except _NOT_YAML as error:
         raise ValueError(" ".join(str(error).split()).replace(' in "<unicode string>", ', ", ")) from None
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str) -> Any:
+    """Return the value of YAML text, which must not be changed: one command reads the config of a run or model many times."""
+    return yaml.load(text, Loader=_Loader)
 
 
 def to_yaml(values: Any) -> str:
