@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,7 +83,7 @@ class Grid:
         lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
         return (float(lengths[0]), float(lengths[1]), float(lengths[2]))
 
-    @property
+    @cached_property
     def axcodes(self) -> str:
         """The nearest anatomical direction of each array axis, such as ``"RAS"`` or ``"LPI"``."""
         import nibabel.orientations as orientations
