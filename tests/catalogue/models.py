@@ -34,17 +34,17 @@ def unfinished(bench: Bench) -> Path:
 def cut_checkpoints(bench: Bench) -> list[Answer]:
     run = unfinished(bench)
     answers = []
-    for name in ("weights.safetensors", "state.pt"):
-        for cut in (0, 1, 10, "half", -1):
-            copy = bench.folder / f"{name}_{cut}"
-            shutil.copytree(run, copy)
-            path = max((copy / "last").glob("step-*")) / name
-            content = path.read_bytes()
-            path.write_bytes(content[: len(content) // 2 if cut == "half" else int(cut)])
-            answer = bench.run("train", "--resume", copy)
-            if answer.code or not (copy / "model").is_dir():
-                raise Broken(f"{name} cut at {cut}: not resumed:\n{answer.text}")
-            answers.append(answer)
+    cuts = {"weights.safetensors": (0, 10, "half"), "state.pt": (1, "half", -1)}
+    for name, cut in ((name, cut) for name, found in cuts.items() for cut in found):
+        copy = bench.folder / f"{name}_{cut}"
+        shutil.copytree(run, copy)
+        path = max((copy / "last").glob("step-*")) / name
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2 if cut == "half" else int(cut)])
+        answer = bench.run("train", "--resume", copy)
+        if answer.code or not (copy / "model").is_dir():
+            raise Broken(f"{name} cut at {cut}: not resumed:\n{answer.text}")
+        answers.append(answer)
     return answers
 
 
