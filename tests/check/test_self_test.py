@@ -11,7 +11,6 @@ from medseg.cli.main import main
 from medseg.data.datasets.phantom import phantom_case
 from medseg.inference.predictor import Predictor
 from medseg.inference.preparation.image_source import Source
-from medseg.interop.nnunet.model import import_nnunet
 from medseg.io.files import write
 from medseg.labels.label_table import Labels
 from medseg.model_folder.folder import save_model
@@ -19,7 +18,7 @@ from medseg.model_folder.settings import SavedModel
 from medseg.models import build_model
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume
-from tests.helpers.nnunet_models import dataset_of, plans_3d, write_trained
+from tests.helpers.nnunet_models import dataset_of, import_without_reference, plans_3d, write_trained
 from tests.helpers.predictors import MakePredictor
 
 
@@ -106,9 +105,6 @@ def test_large_images_are_tested_on_their_central_block() -> None:
     assert block.data[0, 0, 0, 0] == image.data[0, 52, 0, 0]
 
 
-U_NETS = ("unet_2d", "unet_3d", "resunet_2d", "resunet_3d", "attention_unet_2d", "attention_unet_3d")
-
-
 def saved_u_net(folder: Path, name: str) -> Path:
     """Write a model folder of a network whose last layer finds all classes."""
     options = (
@@ -137,8 +133,8 @@ def saved_u_net(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", U_NETS)
-def test_every_u_net_passes(name: str, image: Volume, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["unet_2d", "attention_unet_3d", "resunet_3d"])
+def test_u_nets_pass(name: str, image: Volume, tmp_path: Path) -> None:
     write(image, tmp_path / "ct.nii.gz")
     findings, passed = self_test(saved_u_net(tmp_path / "model", name), [tmp_path / "ct.nii.gz"])
     assert [one.code for one in findings] == ["MODEL_WITHOUT_TRAINING_DATA"]
@@ -151,7 +147,7 @@ def test_a_model_of_nnunet_passes(
     orientation: str | None, copies: int, image: Volume, tmp_path: Path
 ) -> None:
     trained = write_trained(tmp_path, "3d_fullres", plans_3d([30.0, 20.0, 20.0]), dataset_of())
-    import_nnunet(trained, tmp_path / "model", orientation=orientation)
+    import_without_reference(trained, tmp_path / "model", orientation=orientation)
     write(image, tmp_path / "ct.nii.gz")
     findings, passed = self_test(tmp_path / "model", [tmp_path / "ct.nii.gz"])
     expected = [] if orientation else ["MODEL_FOLLOWS_FILE_AXES"]
@@ -160,7 +156,7 @@ def test_a_model_of_nnunet_passes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("axis", [0, 2])
 def test_a_reader_that_flips_an_axis_is_found(
     axis: int, image: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

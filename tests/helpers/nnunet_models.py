@@ -15,6 +15,7 @@ import torch
 
 import medseg
 from medseg.interop.nnunet.model import import_nnunet
+from medseg.model_folder.settings import SavedModel
 
 os.environ.setdefault(
     "nnUNet_def_n_proc", "1"
@@ -117,9 +118,15 @@ def plans_2d(transpose: tuple[int, ...] = (0, 1, 2), channels: int = 1, **net: A
 
 
 def import_and_load(folder: Path, output: Path, **options: Any) -> medseg.Predictor:
-    """Import a trained folder to `output` and return its predictor, in single precision."""
-    import_nnunet(folder, output, **options)
+    """Import a trained folder to `output`, without a reference output, and return its predictor, in single precision."""
+    import_without_reference(folder, output, **options)
     return medseg.load(output, device="cpu", precision="float32")
+
+
+def import_without_reference(folder: Path, output: Path, **options: Any) -> SavedModel:
+    """Import a trained folder without its reference output, which takes half of the time; return the settings."""
+    with mock.patch("medseg.interop.nnunet.model.write_reference"):
+        return import_nnunet(folder, output, **options)
 
 
 def dataset_of(channels: int = 1, labels: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -173,8 +180,7 @@ def random_network(
     seed: int,
     background: float | None = None,
 ) -> torch.nn.Module:
-    """The network that the plans describe, built by nnU-Net's own trainer class."""
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    """The network that the plans describe, built by nnU-Net's own functions."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     torch.manual_seed(seed + 5)
@@ -184,9 +190,7 @@ def random_network(
     with warnings.catch_warnings(action="ignore"):  # about the older format of plans
         if manager.get_configuration(name).previous_stage_name is not None:
             channels += len(manager.get_label_manager(dataset).foreground_labels)
-        network = recursive_find_trainer_class_by_name(trainer).build_network_architecture(
-            manager, manager.get_configuration(name), channels, heads, False
-        )
+        network = _built(manager, manager.get_configuration(name), channels, heads, trainer)
     with torch.no_grad():
         for module in network.modules():
             if "Norm" in type(module).__name__ and isinstance(getattr(module, "weight", None), torch.Tensor):
@@ -207,6 +211,26 @@ def random_network(
             head.bias[0] += (logits[:, 1:].amax(1) - logits[:, 0]).quantile(background)
     assert isinstance(network, torch.nn.Module)
     return network
+
+
+def _built(manager: Any, chosen: Any, channels: int, heads: int, trainer: str) -> Any:
+    """The network that a trainer class builds; the classes are imported only if they do more than follow the plans."""
+    if trainer in ("nnUNetTrainer", "nnUNetTrainerNoMirroring"):
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+        return get_network_from_plans(
+            chosen.network_arch_class_name,
+            chosen.network_arch_init_kwargs,
+            chosen.network_arch_init_kwargs_req_import,
+            channels,
+            heads,
+            allow_init=True,
+            deep_supervision=False,
+        )
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    trainer_class = recursive_find_trainer_class_by_name(trainer)
+    return trainer_class.build_network_architecture(manager, chosen, channels, heads, False)
 
 
 def save_checkpoint(

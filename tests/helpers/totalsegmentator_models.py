@@ -13,8 +13,14 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 
 import medseg
-from medseg.interop.nnunet.model import import_nnunet
-from tests.helpers.nnunet_models import architecture, configuration, dataset_of, plans_of, write_trained
+from tests.helpers.nnunet_models import (
+    architecture,
+    configuration,
+    dataset_of,
+    import_without_reference,
+    plans_of,
+    write_trained,
+)
 
 NO_MIRRORING = "nnUNetTrainerNoMirroring"
 LONG = "nnUNetTrainer_4000epochs_NoMirroring"
@@ -113,7 +119,7 @@ def plain_label_map(
     combined, before = np.zeros(small.shape, np.uint8), 0
     for number, part in enumerate(parts):
         model = scratch / f"part {number}"
-        import_nnunet(part, model, orientation="RAS")
+        import_without_reference(part, model, orientation="RAS")
         predictor = medseg.load(
             model, device="cpu", precision="float32", overlap=overlap, mirror_axes=[], skip_empty=False
         )

@@ -7,6 +7,7 @@ import json
 import pickle
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import monai.networks.nets
 import numpy as np
@@ -19,6 +20,7 @@ import medseg
 from medseg.cli.models import import_monai as command
 from medseg.data.preprocessing.prepare import prepare
 from medseg.errors import ConfigError, ModelError
+from medseg.inference.reference_output import FILE as REFERENCE
 from medseg.interop.monai.import_weights import import_monai, read_state
 from medseg.interop.monai.networks import NETWORKS
 from medseg.io.files import write
@@ -114,7 +116,9 @@ class Sources:
         self.config.write_text(json.dumps({**self.values, "network": network, **values}))
 
     def imported(self, network: str, **more: Any) -> float:
-        return import_monai(self.weights, network, self.config, self.labels, self.model, **more)
+        """Import without a reference output, which takes most of the time and is written in the test of the command."""
+        with mock.patch("medseg.interop.monai.import_weights.write_reference"):
+            return import_monai(self.weights, network, self.config, self.labels, self.model, **more)
 
 
 def _tuples(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -287,6 +291,7 @@ def test_command_imports_a_model_that_predicts(sources, tmp_path, make_volume, c
     options = parser.parse_args([*words, "--labels", str(sources.labels), "-o", str(sources.model)])
     assert command.run(options) == 0
     assert "by at most" in capsys.readouterr().out
+    assert (sources.model / REFERENCE).is_file()
     volume = make_volume((20, 18, 10), channels=2)
     write(volume, tmp_path / "image.nii.gz")
     labels = medseg.load(sources.model, device="cpu")(tmp_path / "image.nii.gz")

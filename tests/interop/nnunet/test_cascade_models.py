@@ -13,7 +13,6 @@ import medseg
 from medseg.cli.main import main
 from medseg.data.datasets.cases import Case
 from medseg.errors import ConfigError, ModelError
-from medseg.interop.nnunet.model import import_nnunet
 from tests.helpers.nnunet_models import (
     THICK_KERNELS,
     THICK_STRIDES,
@@ -21,6 +20,7 @@ from tests.helpers.nnunet_models import (
     architecture,
     configuration,
     dataset_of,
+    import_without_reference,
     plans_of,
     write_images,
     write_trained,
@@ -28,7 +28,7 @@ from tests.helpers.nnunet_models import (
 
 pytestmark = pytest.mark.slow
 
-LARGE = {"shape": (26, 24, 20), "spacing": (1.0, 1.2, 1.5), "border": 2}
+LARGE = {"shape": (22, 20, 17), "spacing": (1.0, 1.2, 1.5), "border": 2}
 FLAT = {"shape": (10, 30, 26), "spacing": (5.0, 0.9, 1.1), "channels": 2, "border": 2}
 
 
@@ -59,23 +59,24 @@ def write_cascade(parent: Path, *, thick: bool = False, folds: tuple[Any, ...] =
     )  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize(("thick", "folds"), [(False, (0,)), (False, (0, 1)), (True, (0,))])
+@pytest.mark.parametrize(("thick", "folds"), [(False, (0, 1)), (True, (0,))])
 def test_cascade_label_maps_equal_nnunet(tmp_path, thick, folds):
     """nnU-Net marks what its crop to non-zero leaves out with a label of its own, which we do not know: a voxel or two
     where that meets a label of the earlier stage may differ."""
     low, full = write_cascade(tmp_path, thick=thick, folds=folds)
     images = write_images(tmp_path / "images", **(FLAT if thick else LARGE))
     first = Oracle(low, images, folds).labels()
-    expected = Oracle(full, images, folds).labels(first)
+    oracle = Oracle(full, images, folds)
+    expected = oracle.labels(first)
     assert set(np.unique(first)) == set(np.unique(expected)) == {0, 1, 2}
-    saved = import_nnunet(full, tmp_path / "model")
+    saved = import_without_reference(full, tmp_path / "model")
     assert (saved.num_first_stage_labels, saved.members) == (2, len(folds))
     predictor = medseg.load(tmp_path / "model", device="cpu", precision="float32")
     found = predictor.first_stage(images).data[0]
     assert (found != first).mean() < 0.001
     labels = predictor(images).data[0]
     assert (labels != expected).mean() < 0.001
-    blank = Oracle(full, images, folds).labels(np.zeros_like(first))
+    blank = oracle.labels(np.zeros_like(first))
     assert (blank != expected).mean() > 0.02  # the earlier stage has a say
 
 
@@ -83,11 +84,11 @@ def test_given_first_stage_label_map_is_used_as_in_nnunet(tmp_path):
     _, full = write_cascade(tmp_path)
     (image,) = write_images(tmp_path / "images", **LARGE)
     rng = np.random.default_rng(3)
-    coarse = rng.integers(0, 3, (7, 6, 5)).astype(np.uint8)
-    given = np.kron(coarse, np.ones((4, 4, 4), np.uint8))[:26, :24, :20]
+    coarse = rng.integers(0, 3, (6, 5, 5)).astype(np.uint8)
+    given = np.kron(coarse, np.ones((4, 4, 4), np.uint8))[:22, :20, :17]
     volume = medseg.read(image)
     medseg.write(volume.with_data(given[None], "label"), tmp_path / "given.nii.gz")
-    import_nnunet(full, tmp_path / "model")
+    import_without_reference(full, tmp_path / "model")
     predictor = medseg.load(tmp_path / "model", device="cpu", precision="float32")
     found = predictor(Case("case", (image,), first_stage=tmp_path / "given.nii.gz")).data[0]
     assert (found != Oracle(full, [image]).labels(given)).mean() < 0.001
@@ -99,11 +100,13 @@ def test_first_stage_is_found_or_reported_missing(tmp_path, capsys):
     with pytest.raises(
         ModelError, match=r"found a cascade after 3d_lowres, expected that stage at .*3d_lowres"
     ):
-        import_nnunet(full, tmp_path / "model")
+        import_without_reference(full, tmp_path / "model")
     with pytest.raises(
         ConfigError, match=r"--first-stage: found .*, expected none, because .* is not a cascade"
     ):
-        import_nnunet(tmp_path / "elsewhere", tmp_path / "model", configuration="3d_lowres", first_stage=full)
+        import_without_reference(
+            tmp_path / "elsewhere", tmp_path / "model", configuration="3d_lowres", first_stage=full
+        )
     assert not (tmp_path / "model").exists()
     command = ["import", "nnunet", str(full), "-o", str(tmp_path / "model")]
     assert main([*command, "--first-stage", str(tmp_path / "elsewhere")]) == 0
@@ -118,5 +121,5 @@ def test_first_stage_is_found_or_reported_missing(tmp_path, capsys):
 def test_archive_of_both_stages_is_imported(tmp_path):
     write_cascade(tmp_path / "results" / "Dataset900_Toy")
     archive = shutil.make_archive(str(tmp_path / "exported"), "zip", tmp_path / "results")
-    saved = import_nnunet(archive, tmp_path / "model", configuration="3d_cascade_fullres")
+    saved = import_without_reference(archive, tmp_path / "model", configuration="3d_cascade_fullres")
     assert saved.num_first_stage_labels == 2

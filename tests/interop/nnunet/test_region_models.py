@@ -17,11 +17,11 @@ from scipy import ndimage
 import medseg
 from medseg.cli.main import main
 from medseg.errors import DataError, ModelError
-from medseg.interop.nnunet.model import import_nnunet
 from tests.helpers.nnunet_models import (
     Oracle,
     dataset_of,
     import_and_load,
+    import_without_reference,
     plans_2d,
     plans_3d,
     write_images,
@@ -38,14 +38,14 @@ def dataset_with(labels: dict[str, Any], order: list[int], channels: int = 1) ->
     return {**dataset_of(channels, labels), "regions_class_order": order}
 
 
-LARGE = {"shape": (24, 22, 18), "spacing": (1.0, 1.2, 1.5)}
+LARGE = {"shape": (22, 20, 17), "spacing": (1.0, 1.2, 1.5)}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     # plans, dataset, images, checkpoints
     "volume": (
         plans_3d([1.4, 1.1, 1.2]),
         dataset_with(NESTED, [1, 2, 3]),
         LARGE,
-        {"mirror_axes": (0, 1, 2)},
+        {"mirror_axes": (0, 2)},
     ),
     "slices_turned_cropped_two_folds": (
         plans_2d((2, 0, 1), 2, residual=True),
@@ -75,7 +75,9 @@ def test_label_maps_and_probabilities_equal_nnunet(case, tmp_path):
     assert {0, *order} == set(np.unique(exact))
     # On the edge of a region, where the sigmoid is a half, a rounding decides; there a label may differ.
     assert np.count_nonzero(found != exact) <= 1
-    assert (found == Oracle(folder, files, folds, exact=False).labels()).mean() > 0.999
+    if case == "slices_turned_cropped_two_folds":
+        rounded = Oracle(folder, files, folds, exact=False).labels()  # nnU-Net sums in half precision
+        assert (found == rounded).mean() > 0.999
     probabilities = nib.load(tmp_path / "p.nii").get_fdata()
     assert (wanted > 0.5).sum(-1).max() > 1  # regions overlap
     np.testing.assert_allclose(probabilities, wanted, atol=5e-5)  # in steps of 1.5e-5
@@ -85,7 +87,7 @@ def test_regions_without_an_order_raise(tmp_path):
     folder = write_trained(tmp_path, "3d_fullres", plans_3d([1.0] * 3), dataset_with(NESTED, [1, 2, 3]))
     (folder / "dataset.json").write_text(json.dumps(dataset_of(labels=NESTED)))
     with pytest.raises(DataError, match=r"regions_class_order None, expected a list of 3 output values"):
-        import_nnunet(folder, tmp_path / "model")
+        import_without_reference(folder, tmp_path / "model")
 
 
 # --- learned post-processing
@@ -145,8 +147,8 @@ LABELS = {"background": 0, "liver": 1, "spleen": 2, "lesion": 3}
 def test_post_processing_equals_nnunet(dataset, specks, expected, tmp_path, monkeypatch, capsys):
     from nnunetv2.postprocessing.remove_connected_components import apply_postprocessing
 
-    plans = plans_3d([1.0] * 3)
-    folder = write_trained(tmp_path, "3d_fullres", plans, dataset)
+    plans = plans_2d()
+    folder = write_trained(tmp_path, "2d", plans, dataset)
     place = folder / "crossval_results_folds_0_1_2_3_4"
     functions, arguments = learned(place, plans, dataset, specks, monkeypatch)
     monkeypatch.undo()
@@ -176,17 +178,15 @@ def write_steps(folder: Path, folds: str, *wanted: Any, **more: Any) -> Path:
 
 
 def test_post_processing_steps_are_named_in_their_order(tmp_path):
-    folder = write_trained(
-        tmp_path, "3d_fullres", plans_3d([1.0] * 3), dataset_with(NESTED, [1, 2, 3]), folds=(0, 1)
-    )
+    folder = write_trained(tmp_path, "2d", plans_2d(), dataset_with(NESTED, [1, 2, 3]), folds=(0, 1))
     write_steps(folder, "0_1_2", 3)
     write_steps(folder, "0", [1, 2, 3])
-    saved = import_nnunet(folder, tmp_path / "a")
+    saved = import_without_reference(folder, tmp_path / "a")
     assert (saved.predict.keep_largest_foreground, saved.predict.keep_largest) == (False, ("active",))
-    saved = import_nnunet(folder, tmp_path / "b", folds=["0"])
+    saved = import_without_reference(folder, tmp_path / "b", folds=["0"])
     assert (saved.predict.keep_largest_foreground, saved.predict.keep_largest) == (True, ())
     write_steps(folder, "0_1", [1, 2, 3], [1, 2, 3], [2, 3], 3, background_label=0)
-    saved = import_nnunet(folder, tmp_path / "c")
+    saved = import_without_reference(folder, tmp_path / "c")
     assert saved.predict.keep_largest_foreground
     assert saved.predict.keep_largest == ("whole", "core", "active")
     card = (tmp_path / "c" / "README.md").read_text()
@@ -194,7 +194,7 @@ def test_post_processing_steps_are_named_in_their_order(tmp_path):
 
 
 def test_unknown_post_processing_raises_and_pickle_is_not_read(tmp_path):
-    folder = write_trained(tmp_path, "3d_fullres", plans_3d([1.0] * 3), dataset_of())
+    folder = write_trained(tmp_path, "2d", plans_2d(), dataset_of())
     for wanted, more, message in (
         ([7], {}, r"found the values \[7\], expected those of a label or region: liver \[1\], spleen \[2\]"),
         ([1], {"background_label": 2}, "expected label values, and background 0"),
@@ -203,12 +203,12 @@ def test_unknown_post_processing_raises_and_pickle_is_not_read(tmp_path):
     ):
         file = write_steps(folder, "0", *wanted, **more)
         with pytest.raises(ModelError, match=message):
-            import_nnunet(folder, tmp_path / "model")
+            import_without_reference(folder, tmp_path / "model")
         assert not (tmp_path / "model").exists()
     file.write_text(json.dumps({"postprocessing_fns": []}))
     with pytest.raises(ModelError, match="expected the lists postprocessing_fns and"):
-        import_nnunet(folder, tmp_path / "model")
+        import_without_reference(folder, tmp_path / "model")
     file.rename(file.with_suffix(".pkl"))
-    saved = import_nnunet(folder, tmp_path / "model")
+    saved = import_without_reference(folder, tmp_path / "model")
     assert saved.trained_on["postprocessing"].startswith("not imported: found postprocessing.pkl without")
     assert not saved.predict.keep_largest
