@@ -8,6 +8,7 @@ import pytest
 
 from medseg.experiment.experiment import Experiment
 from medseg.models.summary import summarize
+from medseg.yaml_dialect import read_yaml
 from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -36,10 +37,19 @@ def test_its_comment_shows_the_command_that_runs_it(path):
     assert f"medseg train {path.relative_to(FOLDER.parent)}" in path.read_text()
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in FILES if path.parent.name == "phantom"], ids=lambda path: path.stem
-)
-def test_it_trains_on_phantoms(path, tmp_path):
+@pytest.mark.parametrize("dims", ["2d", "3d"])
+def test_experiments_on_phantoms_differ_in_the_network_alone(dims):
+    files = [path for path in FILES if path.parent.name == "phantom" and path.stem.endswith(dims)]
+    settings = [read_yaml(path) for path in files]
+    assert len(files) == 3
+    assert {one.pop("name") for one in settings} == {f"phantom_{path.stem}" for path in files}
+    assert {one["model"].pop("name") for one in settings} == {path.stem for path in files}
+    assert settings[0] == settings[1] == settings[2]
+
+
+@pytest.mark.parametrize("name", ["attention_unet_2d", "resunet_3d"])
+def test_it_trains_on_phantoms(name, tmp_path):
+    path = FOLDER / "phantom" / f"{name}.yaml"
     size = [16] * len(Experiment.load(path).patch.size)
     experiment = Experiment.load(
         path, "train.steps=2", "data.phantom.cases=5", f"patch.size={size}", "preprocess.spacing=[14, 14, 18]",

@@ -61,7 +61,8 @@ def test_logits_losses_gradients_and_saving_work(name, toy):
         assert torch.equal(other(image), logits)
 
 
-@pytest.mark.parametrize("name", FLAT)
+# The models on one map of a ResNet have the heads of those with a pyramid, and take long.
+@pytest.mark.parametrize("name", [name for name in FLAT if not name.endswith(("c4", "dc5"))])
 def test_volume_is_predicted_slice_by_slice(name, toy):
     model = SliceWise(toy(name).eval(), SliceView(axis=1), batch_size=2)
     volume = torch.randn(1, 2, 34, 3, 33)
@@ -71,7 +72,10 @@ def test_volume_is_predicted_slice_by_slice(name, toy):
         assert (logits[:, :, :, 2] - model.model(volume[:, :, :, 2])).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "unet" not in name])
+# An adapter with a pyramid consists of the parts of an adapter without one and of a transformer with one.
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if "unet" not in n and n != "mask_rcnn_vit_adapter_base_fpn"]
+)
 def test_summary_needs_no_memory(name, toy):
     model = toy(name)
     shape = (2, *(320, 256, 32)[: model.spatial_dims])
@@ -83,7 +87,7 @@ def test_summary_needs_no_memory(name, toy):
     assert 0 < sum(part.multiply_adds for part in summary.parts) <= summary.multiply_adds
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", [name for name in DETECTORS if not name.endswith("dc5")])
 def test_instance_models_return_valid_instances(name, toy):
     options = {"score_threshold": 0.0, "mask_threshold": 0.1}
     model = toy(name, **options)

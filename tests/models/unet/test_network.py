@@ -110,10 +110,10 @@ def test_bfloat16_autocast_is_close_to_float32(dims, norm, last):
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("downsample", DOWNSAMPLINGS)
-@pytest.mark.parametrize("upsample", UPSAMPLINGS)
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(
+    ("dims", "block", "upsample", "downsample"),
+    covering((2, 3), BLOCKS, UPSAMPLINGS, DOWNSAMPLINGS, together=2),
+)
 def test_bfloat16_network_is_close_to_float32(dims, block, upsample, downsample):
     norm = NORMS[(len(upsample) + len(downsample)) % 4]
     model = tiny(dims, block=block, upsample=upsample, downsample=downsample, norm=norm).eval()
@@ -149,9 +149,9 @@ def test_strided_first_stage_returns_full_size(dims):
     assert model(image_of(dims)).shape[2:] == SIZES[dims]
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("act", ["relu", "leaky_relu", "gelu", "silu"])
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(
+    ("dims", "act", "block"), covering((2, 3), ("relu", "leaky_relu", "gelu", "silu"), BLOCKS, together=2)
+)
 def test_stage_options_are_applied(dims, act, block):
     kernel, stride = (3, 1, 5)[:dims], (1, 2, 2)[:dims]
     config = UNetConfig(
