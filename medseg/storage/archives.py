@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import re
 import shutil
 import stat
@@ -18,13 +19,14 @@ import zipfile
 import zlib
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Self
 
 from medseg.errors import DataError, no_such_path
 from medseg.storage.atomic import is_full, sync_folder, write_error
-from medseg.storage.portable_names import folded, name_fault
+from medseg.storage.portable_names import folded, ignores_case, name_fault
 from medseg.storage.temporary_names import sweep_once, temporary_folder
 
 MAX_BYTES = 100 * 2**30
@@ -35,6 +37,7 @@ _SMALL = 64 * 2**20  # what any archive may expand to
 _CHUNK = 1 << 20
 _TRAILING_CHUNKS = 64
 _RENAME = "Rename it, and pack the archive again."
+_ON_WINDOWS = os.name == "nt"
 _DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
     *(NotImplementedError, RuntimeError, ValueError, gzip.BadGzipFile),
@@ -73,9 +76,9 @@ def extract(
 
     Raises:
         DataError: The archive is missing, damaged or encrypted; a name is absolute, has a drive letter, a
-            backslash or ``..``, is not allowed on every system, or occurs twice, also in another case or with accents
-            stored otherwise; a member is a link, device or pipe; there are too many members or bytes, or the archive expands
-            more than 100-fold. No files remain.
+            backslash or ``..``, is not allowed on this system, or occurs twice, in a folder that ignores case also in another
+            case or with accents stored otherwise; a member is a link, device or pipe; there are too many members or bytes, or
+            the archive expands more than 100-fold. No files remain.
         ResourceError: The disk is full.
     """
     archive, folder = Path(archive), Path(folder)
@@ -120,6 +123,11 @@ class _Target:
     names: set[str] = field(default_factory=set)
     spellings: dict[str, str] = field(default_factory=dict)  # of files and folders, by their folded paths
 
+    @cached_property
+    def ignores_case(self) -> bool:
+        """Whether names that differ only in case are one file in this folder."""
+        return ignores_case(self.folder)
+
     def refuse(
         self, name: str, what: str, fix: str = "Do not unpack archives of unknown origin."
     ) -> ArchiveError:
@@ -132,12 +140,11 @@ class _Target:
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts:
             raise self.refuse(name, "found '..', expected a path inside the archive's folder")
-        fault = next(filter(None, map(name_fault, parts)), None)
+        fault = next(filter(None, (name_fault(part, on_windows=_ON_WINDOWS) for part in parts)), None)
         if fault is not None:
-            raise self.refuse(
-                name, f"found {fault}, expected names that are allowed on every system", _RENAME
-            )
-        self._require_one_spelling(name, parts)
+            raise self.refuse(name, f"found {fault}, expected names that this system allows", _RENAME)
+        if self.ignores_case:
+            self._require_one_spelling(name, parts)
         key = "/".join(parts)
         if key in self.names:
             raise self.refuse(name, "found the name twice, expected each once")
@@ -147,11 +154,11 @@ class _Target:
         return self.folder.joinpath(*parts)
 
     def _require_one_spelling(self, name: str, parts: list[str]) -> None:
-        """Raise if a file or folder of a member is another one only on systems that distinguish case and accents."""
+        """Raise if a file or folder of a member has the name of another one, except for case and accents."""
         for path in accumulate(parts, "{}/{}".format):
             other = self.spellings.setdefault(folded(path), path)
             if other != path:
-                what = "found two names that differ only in case or in how accents are stored, expected names that differ on every system"
+                what = "found two names that differ only in case or in how accents are stored, which are one file here"
                 raise self.refuse(name, what, _RENAME)
 
     def add_folder(self, name: str) -> None:

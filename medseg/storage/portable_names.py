@@ -28,30 +28,38 @@ def portable_name(name: str) -> str:
     >>> portable_name("T2: axial. "), portable_name("con.nii.gz"), portable_name("...")
     ('T2_ axial', 'con_.nii.gz', '')
     """
-    letters = "".join("_" if _is_forbidden(letter) else letter for letter in name).rstrip(". ")
+    letters = "".join(
+        "_" if letter in FORBIDDEN or _is_invisible(letter) else letter for letter in name
+    ).rstrip(". ")
     if not _is_device(letters):
         return letters
     stem, dot, suffix = letters.partition(".")
     return f"{stem.rstrip()}_{dot}{suffix}"
 
 
-def name_fault(name: str) -> str | None:
-    """Return why a name cannot be that of a file on every system.
+def name_fault(name: str, *, on_windows: bool = True) -> str | None:
+    """Return why a name cannot be that of a file.
 
     Args:
         name: The name of a file or folder, without the folders that contain it.
+        on_windows: Whether the name has to be allowed on Windows, too. Other systems allow nearly all names, of which those with
+            control or invisible characters and those that are not UTF-8 are still rejected.
 
     Returns:
-        What is wrong, for messages that begin with "found"; None if every system allows the name.
+        What is wrong, for messages that begin with "found"; None if the name is allowed.
 
     >>> name_fault("ct.nii.gz"), name_fault("aux.txt")
     (None, 'a name that Windows reserves for a device')
     """
     if any("\ud800" <= letter <= "\udfff" for letter in name):
         return "bytes that are not UTF-8"
-    forbidden = next((letter for letter in name if _is_forbidden(letter)), None)
+    if any(_is_invisible(letter) for letter in name):
+        return "control or invisible characters"
+    if not on_windows:
+        return None
+    forbidden = next((letter for letter in name if letter in FORBIDDEN), None)
     if forbidden is not None:
-        return f"the character {forbidden}" if forbidden in FORBIDDEN else "control or invisible characters"
+        return f"the character {forbidden}"
     if name.endswith((".", " ")):
         return "a dot or space at the end"
     return "a name that Windows reserves for a device" if _is_device(name) else None
@@ -83,9 +91,9 @@ def ignores_case(folder: Path) -> bool:
     return False
 
 
-def _is_forbidden(letter: str) -> bool:
+def _is_invisible(letter: str) -> bool:
     category = unicodedata.category(letter)
-    return letter in FORBIDDEN or (category[0] == "C" and letter not in _JOINERS) or category in ("Zl", "Zp")
+    return (category[0] == "C" and letter not in _JOINERS) or category in ("Zl", "Zp")
 
 
 def _is_device(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import random
 import re
 import struct
@@ -79,24 +80,48 @@ def test_ordinary_archives_are_extracted(tmp_path, kind):
         ("c:evil", "absolute path"),
         ("task\\..\\evil", "backslash"),
         ("task/new\nline", "control or invisible characters"),
-        ("task/a:b", "found the character :"),
-        ("task/b?.txt", r"found the character \?"),
-        ("task/CON", "Windows reserves"),
-        ("aux.txt/file", "Windows reserves"),
-        ("task/lpt¹", "Windows reserves"),
-        ("task./file", "dot or space at the end"),
-        ("task/file ", "dot or space at the end"),
         ("task/right\u202eleft", "control or invisible"),
-        ("TASK/ok", "differ only in case"),
-        ("Task/other", "differ only in case"),
     ],
 )
 def test_dangerous_member_names_raise(tmp_path, kind, name, message):
     assert_refused(MAKERS[kind](tmp_path / "archive", {"task/ok": b"1", name: b"2"}), message)
 
 
+OF_OTHER_SYSTEMS = [
+    ("task/a:b", "found the character :"),
+    ("task/b?.txt", r"found the character \?"),
+    ("task/CON", "Windows reserves"),
+    ("aux.txt/file", "Windows reserves"),
+    ("task/lpt¹", "Windows reserves"),
+    ("task./file", "dot or space at the end"),
+    ("task/file ", "dot or space at the end"),
+    ("TASK/ok", "differ only in case"),
+    ("Task/other", "differ only in case"),
+]
+
+
 @pytest.mark.parametrize("kind", ["zip", "gz"])
-def test_names_that_differ_only_in_the_form_of_an_accent_raise(tmp_path, kind):
+@pytest.mark.parametrize(("name", "message"), OF_OTHER_SYSTEMS)
+def test_names_that_windows_does_not_allow_raise_there(tmp_path, kind, name, message, monkeypatch):
+    monkeypatch.setattr("medseg.storage.archives._ON_WINDOWS", True)
+    monkeypatch.setattr("medseg.storage.archives.ignores_case", lambda folder: True)
+    assert_refused(MAKERS[kind](tmp_path / "archive", {"task/ok": b"1", name: b"2"}), message)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not allow these names")
+@pytest.mark.parametrize("kind", ["zip", "gz"])
+@pytest.mark.parametrize("name", ["Doe J./CT 1 ", *(name for name, _ in OF_OTHER_SYSTEMS)])
+def test_names_that_only_this_system_allows_are_extracted(tmp_path, kind, name, monkeypatch):
+    monkeypatch.setattr("medseg.storage.archives.ignores_case", lambda folder: False)
+    folder = extract(MAKERS[kind](tmp_path / "archive", {"task/ok": b"1", name: b"2"}), tmp_path / "out")
+    assert (folder / name).read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("kind", ["zip", "gz"])
+def test_names_that_differ_only_in_the_form_of_an_accent_raise_where_case_is_ignored(
+    tmp_path, kind, monkeypatch
+):
+    monkeypatch.setattr("medseg.storage.archives.ignores_case", lambda folder: True)
     files = {"M\u00fcller/a": b"1", "Mu\u0308ller/b": b"2"}
     assert_refused(
         MAKERS[kind](tmp_path / "archive", files),

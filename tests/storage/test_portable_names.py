@@ -50,6 +50,8 @@ def test_other_names_are_named_and_repaired(name: str, fault: str, repaired: str
     assert name_fault(name) == fault
     assert portable_name(name) == repaired
     assert not repaired or name_fault(repaired) is None
+    everywhere = fault.startswith(("control", "bytes"))
+    assert name_fault(name, on_windows=False) == (fault if everywhere else None)
 
 
 def test_names_of_one_file_on_some_system_have_one_folded_form() -> None:
