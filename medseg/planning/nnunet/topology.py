@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 SMALLEST_EDGE = 4  # voxels of the deepest feature map
 SAME_SCALE = 2.0  # spacings within this ratio are treated as equal
@@ -57,6 +58,11 @@ def plan_topology(
     Returns:
         Strides and kernels of each stage, with the enlarged patch.
     """
+    return _planned(tuple(spacing), tuple(patch), smallest_edge)
+
+
+@lru_cache(maxsize=4096)  # the search for the largest memory that time allows shrinks the same patches at each of its steps
+def _planned(spacing: tuple[float, ...], patch: tuple[float, ...], smallest_edge: int) -> Topology:
     size, current = list(patch), list(spacing)
     axes = range(len(size))
     divisor, kernel = [1] * len(size), [1] * len(size)
