@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from medseg.experiment.experiment import Experiment
 from medseg.models.summary import summarize
@@ -27,7 +28,8 @@ def test_it_loads_and_its_model_takes_its_patch(path):
     experiment = Experiment.load(path)
     assert experiment.name == f"{path.parent.name}_{path.stem}"
     channels = 1 if experiment.slices.channels == "ct_windows" else 2
-    model = experiment.model.build(experiment.slices.num_channels(channels), 3)
+    with torch.device("meta"):  # random weights would take most of the time
+        model = experiment.model.build(experiment.slices.num_channels(channels), 3)
     summary = summarize(model, (model.in_channels, *experiment.patch.size))  # without computing anything
     assert summary.output_shape == (3, *experiment.patch.size)
 
