@@ -89,14 +89,15 @@ def _resampled_precisions(parts: Sequence[MatchCounts], weights: Array) -> Array
     scores = np.concatenate([part.scores for part in parts])
     hits = np.concatenate([part.hits for part in parts], axis=1)
     case_of = np.repeat(np.arange(len(parts)), [len(part.scores) for part in parts])
-    references = weights @ np.array([part.references for part in parts], dtype=np.float64)
+    different, which = np.unique(weights, axis=0, return_inverse=True)  # few cases are drawn in few ways
+    references = different @ np.array([part.references for part in parts], dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
     scores, hits, case_of = scores[order], hits[:, order], case_of[order]
-    found = np.empty((len(weights), len(THRESHOLDS)))
-    for draw, (times, expected) in enumerate(zip(weights, references, strict=True)):
+    found = np.empty((len(different), len(THRESHOLDS)))
+    for draw, (times, expected) in enumerate(zip(different, references, strict=True)):
         drawn = times[case_of] > 0
         found[draw] = average_precision(scores[drawn], hits[:, drawn], expected, copies=times[case_of[drawn]])
-    return found
+    return found[which.reshape(-1)]
 
 
 def _ratios(part: Array, whole: Array) -> Array:
