@@ -87,15 +87,19 @@ class Running:
 
     def wait_for_event(self, seconds: float) -> bool:
         """Wait until the awaited change to a file is reported; return False if the command ended before."""
-        ready = select.select([self.reports], [], [], seconds)[0]
-        return bool(ready) and os.read(self.reports, 1) == b"!"
+        end = time.monotonic() + seconds
+        while select.select([self.reports], [], [], max(0.0, end - time.monotonic()))[0]:
+            report = os.read(self.reports, 1)
+            if report in (b"!", b""):  # of one of the ranks, or the end of all
+                return report == b"!"
+        return False
 
     def changes(self) -> int:
-        """Return the number of changes to files, once the command has ended without being killed."""
+        """Return the largest number of changes to files by a rank, once the command has ended without being killed."""
         text = b""
         while part := os.read(self.reports, 4096):
             text += part
-        return int(text.strip(b"!") or b"0")
+        return max((int(count) for count in text.replace(b"!", b"").split()), default=0)
 
     def descendants(self) -> list[int]:
         """Return the processes of the command that still run, the main one first."""
@@ -239,7 +243,7 @@ def _end(run: Callable[[], int]) -> None:
 def _command(words: Sequence[str], work: Path, sending: int, event: FileEvent | None) -> int:
     found = _count_changes(work, sending, event)
     code = main(list(words))
-    os.write(sending, str(found[0]).encode())
+    os.write(sending, f"{found[0]}\n".encode())
     if event is not None and event.number == 0:
         (work.parent / _IMPORTED).write_text("\n".join(sys.modules))
     return code
