@@ -52,7 +52,7 @@ def test_a_small_lesion_in_half_of_the_cases_is_learned(tmp_path: Path) -> None:
             "patch": {"size": [16, 16, 16]},
             "augment": {**NO_AUGMENTATION, "noise_p": Augmentation().noise_p},
             "train": {
-                "steps": 250, "batch_size": 1, "report_every": 250, "validation_batches": 0,
+                "steps": 150, "batch_size": 1, "report_every": 150, "validation_batches": 0,
                 "optimizer": {"name": "adamw", "lr": 0.01},
             },
         }
