@@ -6,6 +6,7 @@ import ast
 import shutil
 import subprocess
 from collections import defaultdict
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -19,27 +20,35 @@ NOT_COUNTED = {"__init__.py", "__init__.pyi", "py.typed", "__main__.py", "__pyca
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def code_lines(source: str, node: ast.AST) -> int:
-    """Lines of a module or function without docstrings and blank lines."""
-    lines = source.splitlines()
-    first, last = getattr(node, "lineno", 1), getattr(node, "end_lineno", len(lines))
-    left_out = {number for number in range(first, last + 1) if not lines[number - 1].strip()}
-    for inner in ast.walk(node):
-        documented = isinstance(inner, Function | ast.ClassDef | ast.Module)
-        if documented and ast.get_docstring(inner, clean=False) is not None:
-            docstring = inner.body[0]
-            left_out |= set(range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1))
-    return last - first + 1 - len(left_out & set(range(first, last + 1)))
+class CodeLines:
+    """The lines of a module without docstrings and blank lines."""
+
+    def __init__(self, source: str) -> None:
+        self.tree = ast.parse(source)
+        counted = [bool(line.strip()) for line in source.splitlines()]
+        for node in ast.walk(self.tree):
+            documented = isinstance(node, Function | ast.ClassDef | ast.Module)
+            if documented and ast.get_docstring(node, clean=False) is not None:
+                docstring = node.body[0]
+                for number in range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1):
+                    counted[number - 1] = False
+        self._until = [0, *accumulate(counted)]  # number of counted lines up to each line
+
+    def __len__(self) -> int:
+        return self._until[-1]
+
+    def of(self, node: ast.stmt) -> int:
+        """Return the number of lines of a function or class."""
+        return self._until[node.end_lineno or node.lineno] - self._until[node.lineno - 1]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_lengths(path: Path) -> None:
-    source = path.read_text(encoding="utf-8")
-    tree = ast.parse(source)
-    assert code_lines(source, tree) < 400
-    for node in ast.walk(tree):
+    lines = CodeLines(path.read_text(encoding="utf-8"))
+    assert len(lines) < 400
+    for node in ast.walk(lines.tree):
         if isinstance(node, Function):
-            assert code_lines(source, node) < 60, node.name
+            assert lines.of(node) < 60, node.name
             if node.name == "__init__":
                 parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
                 assert len(parameters) - 1 <= 8, f"{path}:{node.lineno}"
@@ -47,10 +56,10 @@ def test_lengths(path: Path) -> None:
 
 def test_training_setup_and_the_predict_command_are_short() -> None:
     for file, names in (("experiment/training_setup.py", None), ("cli/prediction/predict.py", {"run"})):
-        source = (PACKAGE / file).read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(source)):
+        lines = CodeLines((PACKAGE / file).read_text(encoding="utf-8"))
+        for node in ast.walk(lines.tree):
             if isinstance(node, Function) and (names is None or node.name in names):
-                assert code_lines(source, node) <= 25, f"{file}: {node.name}"
+                assert lines.of(node) <= 25, f"{file}: {node.name}"
 
 
 def test_folders_are_small() -> None:

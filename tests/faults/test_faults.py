@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes are forked and adopted as on Linux"),
     pytest.mark.slow,
 ]
-QUICK = "train workers,train ranks,predict"
+QUICK = "train ranks,predict"  # killed workers of a training are tested in tests/scenarios/test_resume.py
 
 
 def test_kills_and_a_full_disk_leave_nothing_torn() -> None:
