@@ -44,20 +44,19 @@ def test_there_are_48_orientations():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spacing", [None, (26.0, 19.0, 30.0)])
-def test_every_orientation_gives_the_same_labels_on_its_own_grid(make_predictor, spacing):
-    for dims in (3, 2):
-        predictor = make_predictor(dims, spacing=spacing, overlap=0.25)
-        image = small_phantom()
-        expected = predictor(image).data
-        assert len(np.unique(expected)) > 2  # else there is nothing to tell orientations apart by
-        assert not np.array_equal(expected, np.flip(expected, 1))
-        for axcodes in ORIENTATIONS:
-            turned = image.reoriented(axcodes)
-            labels = predictor(turned)
-            assert labels.grid.axcodes == axcodes
-            assert labels.grid.affine.tobytes() == turned.grid.affine.tobytes()
-            assert np.array_equal(as_ras(labels), expected), (dims, axcodes)
+@pytest.mark.parametrize(("dims", "spacing"), [(3, None), (2, (26.0, 19.0, 30.0))])
+def test_every_orientation_gives_the_same_labels_on_its_own_grid(make_predictor, dims, spacing):
+    predictor = make_predictor(dims, spacing=spacing, overlap=0.25, batch_size=12)
+    image = small_phantom()
+    expected = predictor(image).data
+    assert len(np.unique(expected)) > 2  # else there is nothing to tell orientations apart by
+    assert not np.array_equal(expected, np.flip(expected, 1))
+    for axcodes in ORIENTATIONS:
+        turned = image.reoriented(axcodes)
+        labels = predictor(turned)
+        assert labels.grid.axcodes == axcodes
+        assert labels.grid.affine.tobytes() == turned.grid.affine.tobytes()
+        assert np.array_equal(as_ras(labels), expected), axcodes
 
 
 def test_labels_are_values_of_the_table_in_the_smallest_type(predictor):

@@ -18,14 +18,15 @@ from tests.helpers.sliding import run_in_bands, window_cases
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("spacing", [None, (26.0, 13.0, 30.0)])
+@pytest.mark.parametrize(("dims", "spacing"), [(2, None), (3, None), (3, (26.0, 13.0, 30.0))])
 def test_labels_do_not_depend_on_the_number_of_bands(make_predictor, dims, spacing):
     predictor = make_predictor(dims, spacing=spacing, mirror_axes=(0,))
-    image, _ = phantom_case(0, "ct", (14, 12, 10), (20.0, 22.0, 24.0))
+    # A slice is a window of its own in 2D, so fewer of them are enough.
+    shape, voxel = ((9, 12, 6), (30.0, 22.0, 40.0)) if dims == 2 else ((14, 12, 10), (20.0, 22.0, 24.0))
+    image, _ = phantom_case(0, "ct", shape, voxel)
     expected = predictor(image).data
     assert len(np.unique(expected)) > 2
-    for bands in (2, 3, 14):
+    for bands in (3, 14):
         assert np.array_equal(run_in_bands(predictor, image, bands), expected), bands
 
 
