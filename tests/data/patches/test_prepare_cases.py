@@ -26,16 +26,18 @@ from medseg.labels.label_sets import LabelSets
 from tests.helpers.children import start_program
 from tests.helpers.patches import patch_dataset
 
-SETTINGS = Preprocessing(spacing=(20, 21, 22), channels=(Normalization(),))
+SPACING = (25, 26, 26)
+# The spacing of the images: nothing is resampled, for which each process would load torch.
+SETTINGS = Preprocessing(spacing=SPACING, channels=(Normalization(),))
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    return write_phantoms(tmp_path / "data", cases=4, shape=(12, 11, 10), spacing=(25, 26, 26))
+    return write_phantoms(tmp_path / "data", cases=4, shape=(12, 11, 10), spacing=SPACING)
 
 
-def store_in(folder: Path) -> CaseStore:
-    return CaseStore(folder, SETTINGS, LabelSets.from_annotations(PHANTOM_LABELS))
+def store_in(folder: Path, settings: Preprocessing = SETTINGS) -> CaseStore:
+    return CaseStore(folder, settings, LabelSets.from_annotations(PHANTOM_LABELS))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -49,12 +51,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_processes_prepare_what_one_process_prepares(tmp_path, dataset):
     seen = []
-    alone = store_in(tmp_path / "alone").fill(
+    resampled = SETTINGS.replace(spacing=(20, 21, 22))
+    alone = store_in(tmp_path / "alone", resampled).fill(
         dataset.cases, progress=lambda done, total, case: seen.append((done, total, case))
     )
     assert seen == [(n + 1, 4, case.id) for n, case in enumerate(dataset.cases)]
     seen.clear()
-    together = store_in(tmp_path / "together").fill(
+    together = store_in(tmp_path / "together", resampled).fill(
         dataset.cases, CaseExecutor(2), lambda done, total, case: seen.append((done, total))
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
