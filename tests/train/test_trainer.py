@@ -309,7 +309,7 @@ def test_file_instead_of_the_run_folder_raises(make_experiment, tmp_path):
 
 
 def test_overfits_two_phantoms(make_experiment, tmp_path):
-    """Eighty steps on two whole cases without augmentation reach a Dice above 0.9 on the same cases."""
+    """Ninety steps on two whole cases without augmentation reach a Dice above 0.9 on the same cases."""
     dataset = write_phantoms(tmp_path / "data", cases=4, shape=(24, 20, 18), spacing=(13, 14, 14))
     for case in dataset.cases:
         assert case.label is not None
@@ -319,9 +319,9 @@ def test_overfits_two_phantoms(make_experiment, tmp_path):
     off = ("rotate", "scale", "noise", "blur", "brightness", "contrast", "low_resolution", "gamma")
     experiment = make_experiment(
         f"data.path={tmp_path / 'data'}", "data.labels={liver: 1, spine: 2}", "model.channels=[12, 24]",
-        "model.num_blocks=2", "model.dropout=0", "patch.size=[24, 24, 24]", "augment.mirror_axes=[]", "augment.gamma_inverted_p=0",
-        *(f"augment.{name}_p=0" for name in off), "train.steps=80", "train.report_every=80",
-        "train.validate_every=80", "train.validation_batches=4", "train.batch_dice=true",
+        "model.num_blocks=1", "model.dropout=0", "patch.size=[24, 20, 18]", "augment.mirror_axes=[]", "augment.gamma_inverted_p=0",
+        *(f"augment.{name}_p=0" for name in off), "train.steps=90", "train.report_every=90",
+        "train.validate_every=90", "train.validation_batches=4", "train.batch_dice=true",
         "train.optimizer.name=adamw", "train.optimizer.lr=0.01",
     )  # fmt: skip
     trainer = experiment.trainer(tmp_path / "run")
