@@ -34,6 +34,14 @@ def experiment(folder: Path, *overrides: str) -> Experiment:
     return toy_experiment(folder, "train.steps=4", "train.save_every=2", *overrides, folds=2)
 
 
+@pytest.fixture(scope="module")
+def whole(place, tmp_path_factory):
+    """A training from the first model that was not stopped."""
+    folder = tmp_path_factory.mktemp("tuned") / "whole"
+    list(experiment(place, NEW_LABELS, f"model.weights={place / 'first'}").trainer(folder))
+    return folder
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model" / "model.safetensors")
 
@@ -89,7 +97,7 @@ def test_the_first_weights_are_those_of_the_source(place, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", [0, 1, 2, 3])
-def test_a_run_is_resumed_bit_by_bit_without_its_source(place, tmp_path, monkeypatch, stopped_at):
+def test_a_run_is_resumed_bit_by_bit_without_its_source(place, whole, tmp_path, monkeypatch, stopped_at):
     """Also if it was stopped before its first checkpoint."""
     source = shutil.copytree(place / "first", tmp_path / "source")
     tuned = experiment(place, NEW_LABELS, f"model.weights={source}")
@@ -100,8 +108,7 @@ def test_a_run_is_resumed_bit_by_bit_without_its_source(place, tmp_path, monkeyp
             raise RuntimeError("stopped")
         return plain(self, batches)
 
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
-    list(tuned.trainer(whole))
+    halves = tmp_path / "halves"
     monkeypatch.setattr(Trainer, "_train_step", step)
     with pytest.raises(RuntimeError, match="stopped"):
         list(tuned.trainer(halves))
