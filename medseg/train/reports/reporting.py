@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -187,6 +189,7 @@ class ReportLog:
             return
         from torch.utils.tensorboard import SummaryWriter
 
+        _ignore_errors_of_the_writer()
         self.path = run / METRICS
         rows = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
@@ -248,6 +251,20 @@ class ReportLog:
             yield
         except OSError as error:
             raise write_error(self.path, error) from error
+
+
+@functools.cache
+def _ignore_errors_of_the_writer() -> None:
+    """Print no traceback of an `OSError` in TensorBoard's thread, such as that of a full disk: its next write raises it."""
+    from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
+
+    others = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not (isinstance(failed.thread, _AsyncWriterThread) and isinstance(failed.exc_value, OSError)):
+            others(failed)
+
+    threading.excepthook = hook
 
 
 def mean_loss_terms(steps: Sequence[Mapping[str, SupportsFloat]]) -> dict[str, float]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import math
 import os
+import threading
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
 import psutil
 import pytest
 
 from medseg.errors import ResourceError
+from medseg.train.reports import reporting
 from medseg.train.reports.reporting import BestValidation, Report, ReportLog, read_metrics
 from tests.helpers.runs import files_of_at_most
 
@@ -119,3 +122,27 @@ def test_rows_leave_out_what_is_not_known(tmp_path):
     first, second = read_metrics(tmp_path / "metrics.jsonl")
     assert not {"best_dice", "best_step", "seconds_left", "val_dice"} & first.keys()
     assert (second["best_dice"], second["best_step"], second["seconds_left"]) == (0.5, 1, 2.0)
+
+
+def test_an_error_of_the_thread_of_tensorboard_is_raised_and_prints_no_traceback(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", refuse)
+    printed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", printed.append)
+    reporting._ignore_errors_of_the_writer.cache_clear()
+    before = set(threading.enumerate())
+
+    def write_all() -> None:
+        log = ReportLog(tmp_path, 0)
+        for step in range(3):  # the thread may fail after the first event only
+            log.add_image("image", np.zeros((2, 2, 3), np.uint8), step)
+            log.close()
+
+    with pytest.raises(ResourceError, match=r"metrics\.jsonl: cannot be written"):
+        write_all()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+    reporting._ignore_errors_of_the_writer.cache_clear()
+    assert not printed
