@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from measurements_page import machine, markdown, publish_section
+from measurements_page import machine, markdown, show_section
 
 from medseg.inference.predictor import Predictor
 from medseg.volumes.volume import Volume
@@ -145,10 +145,7 @@ def main() -> None:
     header = ["workers", "cases/s", "share of linear", "CPU ms per case", "start, s"]
     load = psutil.getloadavg()[0]
     text = f"{machine()}, load average {load:.1f}; {options.cases} cases.\n\n{markdown(header, rows)}"
-    if options.publish:
-        publish_section("cohort", text)
-    else:
-        print(text)
+    show_section("cohort", text, publish=options.publish)
 
 
 if __name__ in ("__main__", "__mp_main__"):  # also in the workers

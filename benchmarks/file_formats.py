@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import io
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pydicom
-from measurements_page import machine, markdown, publish_section
+from measurements_page import machine, markdown, show_section
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage, generate_uid
@@ -159,10 +158,7 @@ def main() -> None:
     size = f"{'x'.join(map(str, volume.grid.shape))} {volume.data.dtype}, {volume.data.nbytes / 1e6:.0f} MB"
     table = markdown(("format", "MB", "write, CPU s", "read, CPU s"), rows)
     text = f"{machine()}; a CT of {size}.\n\n{table}"
-    if options.publish:
-        publish_section("file-formats", text)
-    else:
-        sys.stdout.write(text)
+    show_section("file-formats", text, publish=options.publish)
 
 
 if __name__ == "__main__":

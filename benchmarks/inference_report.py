@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from measurements_page import FIGURES, machine, markdown, publish_section
+from measurements_page import FIGURES, machine, markdown, show_section
 
 Figures = dict[str, Any]
 
@@ -23,10 +23,7 @@ def report(results: dict[str, Any], work: Path, *, publish: bool) -> None:
         _plot(results["memory"], path)
         tables.append(f"![Peak memory]({FIGURES.name}/{path.name})")
     text = "\n\n".join(tables) + "\n"
-    if publish:
-        publish_section("inference", text)
-    else:
-        print(text)
+    show_section("inference", text, publish=publish)
 
 
 def _window(found: Figures) -> str:

@@ -30,6 +30,14 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {name} {amx}".strip()
 
 
+def show_section(name: str, text: str, *, publish: bool) -> None:
+    """Print a section and, on request, write it to docs/measurements.md."""
+    if publish:
+        publish_section(name, text)
+    else:
+        print(text)
+
+
 def publish_section(name: str, text: str) -> None:
     """Replace the section called `name` in docs/measurements.md, and print it."""
     print(text)

@@ -26,6 +26,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,6 @@ from quantization_report import ENGINES, dice_table, engine_table, report
 from worker_process import Figures, answer, run_worker
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("train", "quantize", "engines", "window")
 STAGES = 6
 LARGE_WINDOW = 128
 LARGE_WINDOW_CALIBRATION = 4  # windows; the speed does not depend on the ranges
@@ -66,7 +66,8 @@ def main() -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import quantization_workers
 
-        return answer(quantization_workers, sys.argv[2], json.loads(sys.argv[3]))
+        answer(quantization_workers, sys.argv[2], json.loads(sys.argv[3]))
+        return
     parser = _parser()
     options = parser.parse_intermixed_args()
     if unknown := set(options.parts) - set(PARTS):
@@ -80,10 +81,9 @@ def main() -> None:
         for part in options.parts:
             if part not in _results(options.runs).get(network.name, {}):
                 print(f"{network.title}: {part}", flush=True)
-                _keep(options.runs, network, part, globals()[f"_part_{part}"](options, network))
+                _keep(options.runs, network, part, PARTS[part](options, network))
     titles = {network.name: network.title for network in networks}
     report(_results(options.runs), titles, publish=options.publish)
-    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("parts", nargs="*", default=PARTS, help=f"parts to run: {' '.join(PARTS)} (default: all)")
+    add("parts", nargs="*", default=tuple(PARTS), help=f"parts to run: {' '.join(PARTS)} (default: all)")
     add("--runs", type=Path, required=True, help="folder for data, networks and results")
     add("--minutes", type=float, default=20, help="minutes of training per network (default: 20)")
     add("--cases", type=int, default=60, help="phantoms, of which a third is held out (default: 60)")
@@ -265,6 +265,14 @@ def _keep(runs: Path, network: Network, part: str, found: Figures) -> None:
     results = _results(runs)
     results.setdefault(network.name, {})[part] = found
     (runs / "results.json").write_text(json.dumps(results, indent=1))
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Network], Figures]] = {
+    "train": _part_train,
+    "quantize": _part_quantize,
+    "engines": _part_engines,
+    "window": _part_window,
+}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from measurements_page import machine, markdown, publish_section
+from measurements_page import machine, markdown, show_section
 
 Figures = dict[str, Any]
 
@@ -39,10 +39,7 @@ def report(results: Mapping[str, Figures], titles: Mapping[str, str], *, publish
         if "engines" in found:
             texts.append(_predicted(found["engines"]) + "\n\n" + engine_table(found))
     text = "\n\n".join(texts) + "\n"
-    if publish:
-        publish_section("quantization", text)
-    else:
-        print(text)
+    show_section("quantization", text, publish=publish)
 
 
 def dice_table(figures: Figures) -> str:

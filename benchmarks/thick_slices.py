@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from measurements_page import machine, markdown, publish_section
+from measurements_page import machine, markdown, show_section
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -196,7 +196,7 @@ def main() -> None:
         f"{options.minutes:g} minutes of training each, Dice of whole held-out volumes of the first fold "
         f"(`benchmarks/thick_slices.py`).\n\n{machine()}.\n\n{table}"
     )
-    print(text) if options.no_table else publish_section("thick_slices", text)
+    show_section("thick_slices", text, publish=not options.no_table)
 
 
 _HEADER = ("plan", "network", "steps", *(f"Dice {name}" for name in list(LABELS)[1:]), "mean Dice")

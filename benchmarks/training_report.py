@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from measurements_page import FIGURES, machine, markdown, publish_section
+from measurements_page import FIGURES, machine, markdown, show_section
 
 Figures = dict[str, Any]
 PUBLISHED = (0.8975 + 0.8807) / 2  # nnU-Net 3d_fullres, five folds: MONAI tutorials, modules/dynunet_pipeline
@@ -23,10 +23,7 @@ def report(results: Figures, work: Path, *, publish: bool) -> None:
         _plot(results["curve"], path)
         tables.append(f"![Dice against minutes of training]({FIGURES.name}/{path.name})")
     text = "\n\n".join([title, f"{machine()}.", *tables]) + "\n"
-    if publish:
-        publish_section("training", text)
-    else:
-        print(text)
+    show_section("training", text, publish=publish)
 
 
 def _step(found: Figures) -> str:

@@ -12,8 +12,6 @@ from medseg.errors import DataError, no_such_path
 from medseg.runtime.out_of_memory import is_out_of_memory, out_of_memory_reason
 
 GZIP = b"\x1f\x8b"
-DEFLATE_LIMIT = 1100
-"""Packed data cannot expand to more times their size than this; the exact limit is about 1032."""
 _HEAD_BYTES = 2048
 _GIT_LFS = b"version https://git-lfs"
 _SIGNATURES = (

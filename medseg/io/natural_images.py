@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
-from medseg.io.file_content import DEFLATE_LIMIT
 from medseg.runtime.formatting import error_reason
 from medseg.runtime.out_of_memory import is_out_of_memory
+from medseg.storage.archives import DEFLATE_LIMIT
 
 PALETTE_SUFFIXES = (".png", ".bmp")
 _BMP_LIMIT = 128  # pixels per byte of a bitmap, which run-length coding reaches

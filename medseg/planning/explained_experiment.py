@@ -254,8 +254,8 @@ def _patch_size(p: Proposal, other: OtherModel | None) -> list[int]:
 def _augment(f: Fingerprint, p: Proposal) -> ExplainedValues:
     tree: dict[str, Explained | ExplainedValues] = {}
     if not _has_any_pose(p):
-        before = [p.slice_axis] if p.dims == 2 else []  # axes of the volume that the patch does not have
-        axes = [axis - sum(one < axis for one in before) for axis in _mirrored(f, p)]
+        # A patch of a slice does not have the axis across slices, so later axes of the volume move up by one.
+        axes = [axis - (p.dims == 2 and p.slice_axis < axis) for axis in _mirrored(f, p)]
         tree["mirror_axes"] = Explained(axes, _SIDES_ALONE)
     if p.dims == 2:
         tree["rotate_degrees"] = _rotation(p, elongated=max(p.patch) / min(p.patch) > _ELONGATED)

@@ -29,9 +29,10 @@ from medseg.storage.atomic import is_full, sync_folder, write_error
 from medseg.storage.portable_names import folded, ignores_case, name_fault
 from medseg.storage.temporary_names import sweep_once, temporary_folder
 
+DEFLATE_LIMIT = 1100
+"""Packed data cannot expand to more times their size than this; the exact limit is about 1032."""
 MAX_BYTES = 100 * 2**30
 MAX_MEMBERS = 100_000
-MAX_RATIO = 1100  # of one member; deflate packs at most about 1032 : 1
 MAX_TOTAL_RATIO = 100  # of the whole archive; weights hardly shrink, and text shrinks tenfold
 _SMALL = 64 * 2**20  # what any archive may expand to
 _CHUNK = 1 << 20
@@ -174,8 +175,8 @@ class _Target:
                 self.used += len(chunk)
                 if self.used > self.max_bytes:
                     raise self.refuse(name, f"found more than {self.max_bytes} bytes in total")
-                if packed is not None and size > MAX_RATIO * max(packed, 1):
-                    raise self.refuse(name, f"expands more than {MAX_RATIO}-fold")
+                if packed is not None and size > DEFLATE_LIMIT * max(packed, 1):
+                    raise self.refuse(name, f"expands more than {DEFLATE_LIMIT}-fold")
                 file.write(chunk)
 
 

@@ -74,7 +74,7 @@ def folded(name: str) -> str:
         name: A name or path.
 
     Returns:
-        The name in lower case and with combined accents.
+        The name without differences of case, with each accent as part of its letter.
 
     >>> folded("Müller/CT") == folded("mu\u0308ller/ct")
     True

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError, warn_once
-from medseg.io.file_content import DEFLATE_LIMIT, permission_denied
+from medseg.io.file_content import permission_denied
 from medseg.io.gzip_stream import GzipStream, Stream, compressing, opened, skip
 from medseg.io.nifti.nifti_geometry import UNITS_MASK, Placement, in_mm, placement
 from medseg.io.nifti.nifti_header import NiftiFile, open_nifti
@@ -21,6 +21,7 @@ from medseg.io.nifti.nifti_label_names import label_table
 from medseg.io.nifti.orientation_sources import OrientationFrom
 from medseg.labels.label_table import Labels
 from medseg.runtime.formatting import error_reason
+from medseg.storage.archives import DEFLATE_LIMIT
 from medseg.storage.atomic import replacing
 from medseg.volumes.grid import Grid
 from medseg.volumes.volume import Volume

@@ -61,9 +61,8 @@ def plan_topology(
     return _planned(tuple(spacing), tuple(patch), smallest_edge)
 
 
-@lru_cache(
-    maxsize=4096
-)  # the search for the largest memory that time allows shrinks the same patches at each of its steps
+# The search for the largest memory that the time allows shrinks the same patches again at each of its steps.
+@lru_cache(maxsize=4096)
 def _planned(spacing: tuple[float, ...], patch: tuple[float, ...], smallest_edge: int) -> Topology:
     size, current = list(patch), list(spacing)
     axes = range(len(size))
